@@ -1,0 +1,229 @@
+"""Every key of the configuration: its type, its default and what it may be.
+
+Frozen pydantic models, one per section, without I/O. ``compose`` makes a ``ScoreConfig`` of files and
+overrides; each stage of the pipeline receives only its own section.
+"""
+
+from __future__ import annotations
+
+import re
+import zoneinfo
+from datetime import date as Date
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+FileFormat = Literal["parquet", "delta", "csv", "json", "orc", "avro"]
+# Only one of each group may be set; a later file or override that sets one unsets the others.
+EXCLUSIVE_KEYS = {"source": ("path", "table", "query", "rows"), "output": ("path", "table")}
+_BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+@=~-]{0,127}")
+
+
+def _integers_as_text(value: Any) -> Any:
+    """``batch_id: 20261121`` means the text; a number that text could not give back stays an error."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _not_empty(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
+def _as_tuple(value: Any) -> Any:
+    """A single name stands for a list of one."""
+    if isinstance(value, (str, int)) and not isinstance(value, bool):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _options_as_text(value: Any) -> Any:
+    """Spark's options are text: ``true`` and ``10`` are written without quotes by everyone."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: str(item).lower() if isinstance(item, bool) else str(item) if isinstance(item, (int, float)) else item
+        for name, item in value.items()
+    }
+
+
+def _iso_date(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
+        raise ValueError("must be a date like 2026-01-31")
+    return Date.fromisoformat(value)
+
+
+def _known_zone(value: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(value)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("must be an IANA time zone such as UTC or Europe/Vienna") from None
+    return value
+
+
+def _safe_batch_id(value: str) -> str:
+    if not _BATCH_ID.fullmatch(value):
+        raise ValueError("must be 1 to 128 letters, digits or any of . _ : + @ = ~ -, beginning with a letter or digit")
+    return value
+
+
+Text = Annotated[str, BeforeValidator(_integers_as_text), AfterValidator(_not_empty)]
+Names = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)]
+NamesOrPositions = Annotated[tuple[Annotated[int, Field(ge=0)] | str, ...], BeforeValidator(_as_tuple)]
+Options = Annotated[dict[str, str], BeforeValidator(_options_as_text)]
+TextByName = dict[str, Text]
+
+
+class Section(BaseModel):
+    """What all sections share: no unknown keys, no silent conversion, no change after construction."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), ser_json_inf_nan="constants")
+
+    def require_one_of(self, section: str) -> None:
+        """Raise unless exactly one of the section's exclusive keys is set."""
+        keys = EXCLUSIVE_KEYS[section]
+        given = [key for key in keys if getattr(self, key) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise ValueError(f"exactly one of {', '.join(keys)} must be set; found {found}")
+
+
+class RunConfig(Section):
+    """What this run is called, which batch it makes, and for which day."""
+
+    name: Text = "lakescore"
+    batch_id: Annotated[Text, AfterValidator(_safe_batch_id)] | None = None
+    on_rerun: Literal["skip", "replace", "fail"] = "skip"
+    date: Annotated[Date, BeforeValidator(_iso_date)] | None = None
+    timezone: Annotated[Text, AfterValidator(_known_zone)] = "UTC"
+
+
+class ModelConfig(Section):
+    """Which model scores, and how it is called."""
+
+    uri: Text
+    env_manager: Literal["local", "virtualenv", "uv", "conda"] = "local"
+    params: dict[str, Any] = {}
+    predict_method: Annotated[Text, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    result_type: Text | None = None
+    requirements: Literal["compatible", "strict", "ignore"] = "compatible"
+
+
+class SourceConfig(Section):
+    """What is scored: files, a table, a query or rows."""
+
+    path: Names | None = None
+    table: Text | None = None
+    query: Text | None = None
+    rows: list[Any] | dict[str, list[Any]] | None = None
+    format: FileFormat | None = None
+    options: Options = {}
+    ddl: Text | None = Field(default=None, alias="schema")
+    filter: Text | None = None
+    limit: Annotated[int, Field(ge=0)] | None = None
+    version: Annotated[int, Field(ge=0)] | None = None
+    timestamp: Text | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> SourceConfig:
+        self.require_one_of("source")
+        if self.version is not None and self.timestamp is not None:
+            raise ValueError("version and timestamp exclude each other")
+        travels = self.version is not None or self.timestamp is not None
+        if travels and self.table is None and not (self.path is not None and self.format in (None, "delta")):
+            raise ValueError("version and timestamp need a Delta table: source.table, or source.path with format delta")
+        if self.format is not None and self.path is None:
+            raise ValueError("format belongs to source.path")
+        if self.options and self.path is None:
+            raise ValueError("options belong to source.path")
+        if self.ddl is not None and self.path is None and self.rows is None:
+            raise ValueError("schema belongs to source.path or source.rows; a table and a query have their own")
+        return self
+
+
+class ColumnsConfig(Section):
+    """Which columns are features, which are kept, and what they are called."""
+
+    select: NamesOrPositions = ()
+    drop: NamesOrPositions = ()
+    labels: Names = ()
+    keys: Names = ()
+    rename: TextByName = {}
+    cast: TextByName = {}
+
+
+class ScoringConfig(Section):
+    """How the work is spread."""
+
+    engine: Literal["spark_udf"] = "spark_udf"
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    partitions: Annotated[int, Field(ge=1)] | None = None
+
+
+class OutputConfig(Section):
+    """Where predictions go, and which columns stand beside them."""
+
+    path: Text | None = None
+    table: Text | None = None
+    format: Literal["delta", "parquet"] = "delta"
+    partition_by: Text = "score_date"
+    columns: Literal["all", "keys"] | Names = "all"
+    prediction: Text | Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)] = "prediction"
+    merge_schema: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> OutputConfig:
+        self.require_one_of("output")
+        if self.table is not None and self.format != "delta":
+            raise ValueError("format parquet needs output.path: Spark cannot add a batch to a Parquet catalog table atomically")
+        return self
+
+
+class TrackingConfig(Section):
+    """Where the run is recorded."""
+
+    tracking_uri: Text | None = None
+    registry_uri: Text | None = None
+    experiment: Text = "lakescore"
+    tags: TextByName = {}
+
+
+class SparkConfig(Section):
+    """The Spark session, where there is none yet."""
+
+    master: Text | None = None
+    conf: Options = {}
+
+
+class ScoreConfig(Section):
+    """The whole configuration of one scoring run."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig
+    source: SourceConfig
+    columns: ColumnsConfig = ColumnsConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    output: OutputConfig
+    tracking: TrackingConfig = TrackingConfig()
+    spark: SparkConfig = SparkConfig()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain values, keys as in the YAML file."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def section_of(model: type[Section], key: str) -> type[Section] | None:
+    """The section class behind a key of ``model``, or None for an ordinary value."""
+    for name, field in model.model_fields.items():
+        if (field.alias or name) == key:
+            candidates = [field.annotation, *get_args(field.annotation)]
+            found = [c for c in candidates if isinstance(c, type) and issubclass(c, Section)]
+            return found[0] if found else None
+    return None
+
+
+def keys_of(model: type[Section]) -> list[str]:
+    """The keys of a section as they are written in YAML."""
+    return [field.alias or name for name, field in model.model_fields.items()]

@@ -1,0 +1,90 @@
+"""Every expected failure, as one line for a person and an exit code for a scheduler.
+
+::
+
+    LakescoreError          1  the run failed
+    ├── PlatformError       1  Java, Spark, a Python worker, a jar or the tracking server
+    ├── ConfigError         2  configuration or command line
+    ├── ModelError          3  the model cannot be found, loaded or trusted
+    ├── InputError          4  the input data
+    ├── OutputError         5  the output table
+    └── DriftError          6  drift, with on_drift: fail
+
+This module imports nothing of the package but ``redact`` and nothing heavy at all.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from lakescore.redact import redact
+
+
+class LakescoreError(Exception):
+    """The base of all expected failures; ``str(error)`` is always one line without secrets."""
+
+    exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(" ".join(message.split())))
+
+
+class PlatformError(LakescoreError):
+    """What the job runs on is missing or broken: Java, a worker's Python, a jar, a server."""
+
+    exit_code = 1
+
+
+class ConfigError(LakescoreError):
+    """A key, a value or the command line is wrong."""
+
+    exit_code = 2
+
+
+class ModelError(LakescoreError):
+    """The model cannot be found, loaded, or does not do what it declares."""
+
+    exit_code = 3
+
+
+class InputError(LakescoreError):
+    """The input data cannot be read, or does not fit the model."""
+
+    exit_code = 4
+
+
+class OutputError(LakescoreError):
+    """The output cannot be written, or does not fit the table that is there."""
+
+    exit_code = 5
+
+
+class DriftError(LakescoreError):
+    """The data has drifted from the reference and ``on_drift`` is ``fail``."""
+
+    exit_code = 6
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like ``name``, if one is."""
+    names = list(known)
+    match = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if match:
+        return match[0]
+    return {candidate.casefold(): candidate for candidate in names}.get(name.casefold())
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest known name as `` Did you mean 'x'?``, or an empty string."""
+    near = nearest(name, known)
+    return f" Did you mean {near!r}?" if near else ""
+
+
+def listing(names: Iterable[object], limit: int = 8) -> str:
+    """Names for a message: at most ``limit`` of them, then how many more there are."""
+    items = [str(name) for name in names]
+    if not items:
+        return "none"
+    shown = ", ".join(items[:limit])
+    return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"

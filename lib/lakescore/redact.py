@@ -1,0 +1,77 @@
+"""Text in, the same text without secrets out: for errors, logs, run records and dry runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+HIDDEN = "***"
+
+# The words that make a configuration key, an option or a query parameter a secret.
+_SECRET_WORDS = (
+    r"pass(?:word|wd|phrase)|(?<![a-z])(?:pass|sas)(?![a-z])|secret|token|api[-_.]?key|access[-_.]?key|account[-_.]?key|private[-_.]?key"
+    r"|credential|signature"
+)
+_SECRET_KEY = re.compile(rf"(?:{_SECRET_WORDS})", re.IGNORECASE)
+# Keys that hold one of the words above and are no secret.
+_PUBLIC_KEY = re.compile(
+    r"tokeniz|token_(?:count|ids?|type)|(?<![a-z])(?:n|num|max|min|eos|bos|pad|unk|sep|cls|mask)_tokens?|signature_name", re.IGNORECASE
+)
+# A password may hold an unescaped slash; what follows the colon is then no port.
+_USERINFO = re.compile(
+    r"(?<![A-Za-z0-9+.-])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://"
+    r"(?P<user>[^/\s@?#]+(?:@[^/\s@?#]*)*|[^/\s@?#:\[]+:(?!/|\d{1,5}(?:[/?#\s]|$))[^\s@'\"]*)@"
+)
+# Azure's URIs have the container before the @.
+_CONTAINER_SCHEMES = ("abfs", "abfss", "wasb", "wasbs")
+_AUTHORIZATION = re.compile(
+    r"(?P<name>\bauthorization['\"]?\s*[=:]\s*['\"]?(?:[A-Za-z]+\s+)?|\bbearer\s+(?=[^\s'\"]*\d))[^\s,;'\"]{8,}", re.IGNORECASE
+)
+_QUERY = re.compile(rf"(?P<name>[?&;](?:[\w.-]*(?:{_SECRET_WORDS})[\w.-]*|sig|X-Amz-Security-Token))=[^&\s'\"]+", re.IGNORECASE)
+# The lookahead keeps the time linear in a long run of letters.
+_NAME = r"(?P<name>(?<![\w.-])(?=[\w.-]*(?:pass(?:word|wd|phrase)|secret|token|(?:api|access|account|private)[-_.]?key))[\w.-]+)"
+# A value in quotes ends with them, or with the text where it was cut.
+_IN_QUOTES = r"\\?(?P<quote>['\"]).*?(?:\\?(?P=quote)|$)"
+# The words are those of this package's own errors about a key.
+_ASSIGNMENT = re.compile(
+    rf"{_NAME}(?P<sign>\s*[=:]\s*)(?!\s)(?!(?:got|must|expected|unknown|is)\s)(?:{_IN_QUOTES}|[^\s,;}}&'\"]+)",
+    re.IGNORECASE | re.DOTALL,
+)
+# As JSON and Python print a mapping; in `column 'token': 3 nulls` the name is only a name.
+_ITEM = re.compile(rf"{_NAME}(?P<sign>\\?['\"]\s*[=:]\s*)(?:{_IN_QUOTES}|[^\s,;}}\]'\"]+(?=\s*[,}}\]]))", re.IGNORECASE | re.DOTALL)
+
+
+def is_secret_key(key: str) -> bool:
+    """Whether a value stored under this key must not be shown."""
+    return bool(_SECRET_KEY.search(key)) and not _PUBLIC_KEY.search(key)
+
+
+def redact(text: str) -> str:
+    """Replace credentials in URIs, query strings and ``secret=value`` pairs by ``***``."""
+    text = _USERINFO.sub(_hidden_user, text)
+    text = _QUERY.sub(rf"\g<name>={HIDDEN}", text)
+    text = _AUTHORIZATION.sub(rf"\g<name>{HIDDEN}", text)
+    return _ASSIGNMENT.sub(_hidden_value, _ITEM.sub(_hidden_value, text))
+
+
+def _hidden_user(found: re.Match[str]) -> str:
+    is_container = found["scheme"].lower() in _CONTAINER_SCHEMES and ":" not in found["user"]
+    return found[0] if is_container else f"{found['scheme']}://{HIDDEN}@"
+
+
+def _hidden_value(found: re.Match[str]) -> str:
+    return f"{found['name']}{found['sign']}{HIDDEN}" if is_secret_key(found["name"]) else found[0]
+
+
+def redact_tree(value: Any, key: str = "") -> Any:
+    """A copy of nested mappings and sequences in which every secret is ``***``."""
+    if isinstance(value, Mapping):
+        # All that stands below a secret's key is secret.
+        below = key if key and is_secret_key(key) else ""
+        return {name: redact_tree(item, below or str(name)) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redact_tree(item, key) for item in value]
+    if value is not None and not isinstance(value, bool) and key and is_secret_key(key):
+        return HIDDEN
+    return redact(value) if isinstance(value, str) else value

@@ -1,0 +1,67 @@
+"""Expected failures: one line without secrets, and an exit code that a scheduler can act on."""
+
+from __future__ import annotations
+
+import pytest
+
+from lakescore.errors import (
+    ConfigError,
+    DriftError,
+    InputError,
+    LakescoreError,
+    ModelError,
+    OutputError,
+    PlatformError,
+    did_you_mean,
+    listing,
+    nearest,
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (LakescoreError, 1),
+        (PlatformError, 1),
+        (ConfigError, 2),
+        (ModelError, 3),
+        (InputError, 4),
+        (OutputError, 5),
+        (DriftError, 6),
+    ],
+)
+def test_each_error_has_its_exit_code(error: type[LakescoreError], code: int) -> None:
+    assert error("x").exit_code == code
+
+
+def test_an_error_is_one_line() -> None:
+    assert str(LakescoreError("first\n\n  second\tthird\r\n")) == "first second third"
+
+
+def test_an_error_hides_secrets() -> None:
+    assert str(PlatformError("http://u:hunter2@h refuses password=hunter2")) == "http://***@h refuses password=***"
+
+
+def test_a_secret_that_spans_lines_is_hidden_too() -> None:
+    assert "hunter2" not in str(ConfigError("password:\n  hunter2"))
+
+
+@pytest.mark.parametrize(("name", "found"), [("overwite", "overwrite"), ("APPEND", "append"), ("zzz", None), ("", None)])
+def test_the_nearest_name_is_found_where_one_is_near(name: str, found: str | None) -> None:
+    assert nearest(name, ["append", "overwrite"]) == found
+
+
+def test_a_near_name_becomes_a_question() -> None:
+    assert did_you_mean("overwite", ["append", "overwrite"]) == " Did you mean 'overwrite'?"
+
+
+def test_no_question_is_asked_where_no_name_is_near() -> None:
+    assert did_you_mean("zzz", ["append"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [([], "none"), (["a"], "a"), (range(8), "0, 1, 2, 3, 4, 5, 6, 7"), (range(10), "0, 1, 2, 3, 4, 5, 6, 7 and 2 more")],
+)
+def test_a_long_list_is_cut_and_says_how_many_are_missing(names: list[object], text: str) -> None:
+    assert listing(names) == text
