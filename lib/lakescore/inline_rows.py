@@ -1,0 +1,73 @@
+"""``source.rows`` in, an Arrow table out: a list of mappings, a list of lists, or a mapping of lists.
+
+Types come from the values (an integer among floats is a float), or from ``source.schema``, whose names must then be the rows' own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from lakescore.errors import InputError, did_you_mean, listing
+
+Rows = Sequence[Any] | Mapping[Any, Any]
+
+
+def table(rows: Rows, schema: pa.Schema | None, feature_names: Sequence[str]) -> pa.Table:
+    """Make the table.
+
+    Args:
+        rows: as configured.
+        schema: the types of ``source.schema``; None where there is none.
+        feature_names: names for rows that are plain lists, where there are as many.
+
+    Raises:
+        InputError: naming the column, or what the rows should look like.
+    """
+    columns = _columns(rows, list(schema.names) if schema is not None else list(feature_names))
+    if schema is None:
+        return pa.table({name: _array(name, values, None) for name, values in columns.items()})
+    _refuse_other_names(list(columns), list(schema.names))
+    return pa.table({field.name: _array(field.name, columns[field.name], field.type) for field in schema}, schema=schema)
+
+
+def _columns(rows: Rows, names: list[str]) -> dict[str, list[Any]]:
+    if isinstance(rows, Mapping):
+        lengths = {str(name): len(values) for name, values in rows.items()}
+        if len(set(lengths.values())) > 1:
+            raise InputError(f"source.rows: the columns have different lengths: {listing(f'{k} {v}' for k, v in lengths.items())}")
+        return {str(name): list(values) for name, values in rows.items()}
+    if not rows:
+        return {name: [] for name in names}
+    if all(isinstance(row, Mapping) for row in rows):
+        texts = [{str(name): value for name, value in row.items()} for row in rows]
+        return {name: [row.get(name) for row in texts] for name in dict.fromkeys(name for row in texts for name in row)}
+    if not all(isinstance(row, (list, tuple)) for row in rows):
+        raise InputError("source.rows: expected a list of mappings, a list of lists or a mapping of lists")
+    widths = sorted({len(row) for row in rows})
+    if len(widths) > 1:
+        raise InputError(f"source.rows: the rows have different lengths: {listing(widths)}")
+    if len(names) != widths[0]:
+        names = [f"_c{i}" for i in range(widths[0])]
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+
+
+def _array(name: str, values: list[Any], kind: pa.DataType | None) -> pa.Array:
+    try:
+        array = pa.array(values) if values or kind is not None else pa.array([], pa.string())
+        return array if kind is None else array.cast(kind)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"source.rows: column {name!r}: {str(error).splitlines()[0]}") from error
+
+
+def _refuse_other_names(found: Sequence[str], wanted: Sequence[str]) -> None:
+    for name in wanted:
+        if name not in found:
+            raise InputError(
+                f"source.schema: the rows have no column {name!r}.{did_you_mean(name, found) or f' They have {listing(found)}.'}"
+            )
+    for name in found:
+        if name not in wanted:
+            raise InputError(f"source.rows: the column {name!r} is not in source.schema.{did_you_mean(name, wanted)}")

@@ -1,0 +1,177 @@
+"""``config.source`` in, what its files say out, before Spark starts: whatever is missing, foreign, broken or would be left out is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import PurePosixPath
+
+from deltalake import DeltaTable
+
+from lakescore import datafiles, readers, storage
+from lakescore.catalog import quote_table
+from lakescore.config import SourceConfig
+from lakescore.errors import ConfigError, InputError, did_you_mean, listing
+from lakescore.readers import option
+
+_SUFFIXES = {
+    ".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".orc": "orc",
+    ".avro": "avro",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is known of the source before Spark starts.
+
+    Attributes:
+        format: the reader's name; None for tables, queries and rows.
+        paths: absolute paths or globs, as configured.
+        inputs: the same as Spark gets them: globs that are known are expanded, names with glob characters are escaped.
+        tabs: whether the files' names say that tabs separate the values.
+        files, size: how many files and bytes there are; None where only Spark can tell.
+        rows: rows according to the files' footers; None where unknown.
+        version: the version of a Delta table by path, pinned now.
+    """
+
+    format: str | None = None
+    paths: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    tabs: bool = False
+    files: int | None = None
+    size: int | None = None
+    rows: int | None = None
+    version: int | None = None
+
+
+def inspect(config: SourceConfig) -> Inspection:
+    """Check what can be checked without Spark.
+
+    Raises:
+        InputError: a path does not exist, holds no file, or a file is broken, foreign or of another schema.
+        ConfigError: a table's name is none, or the reader has no such option.
+    """
+    if config.table is not None:
+        quote_table("source.table", config.table)
+    if config.path is None:
+        return Inspection()
+    paths = tuple(storage.absolute(path) for path in config.path)
+    found: list[storage.Location] = []
+    inputs: list[str] = []
+    known = True
+    for path, given in zip(paths, config.path, strict=True):
+        locations = storage.expand(path)
+        if locations is None:
+            known = False
+            inputs.append(path)
+            continue
+        if not locations:
+            raise InputError(_no_such_path(given, path))
+        found += locations
+        inputs += [storage.escaped(location.path) if location.is_local else path for location in locations]
+    if any((location / "_delta_log").is_dir() for location in found) and config.format in (None, "delta"):
+        return _inspect_delta(config, paths, found)
+    files = [(location, file) for location in found for file in location.files() if _is_chosen(file, config)] if known else []
+    format_ = config.format or _format_of([file.path for _, file in files] or paths)
+    readers.check_options(format_, config.options)
+    tabs = all(_suffix(name) == ".tsv" for name in [file.path for _, file in files] or paths)
+    if format_ == "delta":
+        return _inspect_delta(config, paths, found)
+    if not known:
+        return Inspection(format_, paths, tuple(inputs), tabs)
+    if format_ == "parquet":
+        _refuse_delta(found)
+    if not files:
+        raise InputError(f"source.path: there is no file in {listing(config.path)}")
+    _refuse_unread(files, config)
+    rows = datafiles.check([(location.fs, file) for location, file in files], format_, config.options)
+    return Inspection(format_, paths, tuple(inputs), tabs, len(files), sum(file.size for _, file in files), rows)
+
+
+def _is_chosen(file: storage.File, config: SourceConfig) -> bool:
+    pattern = option(config.options, "pathGlobFilter")
+    return pattern is None or fnmatch(PurePosixPath(file.path).name, pattern)
+
+
+def _suffix(name: str) -> str | None:
+    """The ending that tells the format, behind which a compression's may stand."""
+    return next((s.lower() for s in reversed(PurePosixPath(name).suffixes) if s.lower() in _SUFFIXES), None)
+
+
+def _format_of(names: Sequence[str]) -> str:
+    """The format where none is configured: what the files' endings say, else Parquet."""
+    formats = {_SUFFIXES[suffix]: name for name in names if (suffix := _suffix(name))}
+    if len(formats) > 1:
+        raise InputError(f"source.path: the files are of different formats: {listing(formats.values())}; read one format, by a glob")
+    return next(iter(formats), "parquet")
+
+
+def _refuse_delta(found: Sequence[storage.Location]) -> None:
+    """A Delta table's folder, or one in it, read as Parquet would give removed rows too."""
+    for location in found:
+        above = [str(folder) for folder in PurePosixPath(location.path).parents if str(folder) != "."]
+        for folder in (location.path, *above):
+            if _is_delta(storage.Location(location.fs, folder)):
+                where = "is" if folder == location.path else f"is in {folder}, which is"
+                raise InputError(
+                    f"source.format: {location.path} {where} a Delta table, and reading it as parquet would take removed rows too; use "
+                    f"source.path={folder} with source.format=delta, and source.filter for a part of it"
+                )
+
+
+def _is_delta(folder: storage.Location) -> bool:
+    try:
+        return (folder / "_delta_log").is_dir()
+    except OSError:
+        return False  # a store may not let us look above what we may read
+
+
+def _refuse_unread(files: Sequence[tuple[storage.Location, storage.File]], config: SourceConfig) -> None:
+    """Refuse files that Spark would leave out silently, or read twice."""
+    seen: set[str] = set()
+    recursive = (option(config.options, "recursiveFileLookup") or "").lower() == "true"
+    for location, file in files:
+        if file.path in seen:
+            raise InputError(f"source.path: {file.path} would be read twice; list it, or what it is in, once")
+        seen.add(file.path)
+        folders = file.path.removeprefix(location.path.rstrip("/") + "/").split("/")[:-1] if file.path != location.path else []
+        if not recursive and not all("=" in folder for folder in folders):
+            raise InputError(
+                f"source.path: Spark would leave out {file.path}, because it does not look into folders that are no partitions; set "
+                "source.options.recursiveFileLookup=true, or list the folders"
+            )
+
+
+def _no_such_path(given: str, path: str) -> str:
+    if storage.has_glob(path):
+        return f"source.path: no file matches {given}"
+    location = storage.Location.of(path)
+    parent = storage.Location.of(str(PurePosixPath(location.path).parent)) if location and location.is_local else None
+    names = [child.name for child in parent.children()] if parent else []
+    return f"source.path: {given} does not exist (looked for {path}).{did_you_mean(PurePosixPath(path).name, names)}"
+
+
+def _inspect_delta(config: SourceConfig, paths: tuple[str, ...], found: Sequence[storage.Location]) -> Inspection:
+    readers.check_options("delta", config.options)
+    if len(paths) != 1 or len(found) > 1 or (found and storage.absolute(found[0].path) != paths[0] and found[0].is_local):
+        raise InputError(f"source.path: a Delta table is one path; found {listing(paths)}")
+    if config.ddl is not None:
+        raise ConfigError("source.schema: a Delta table has its own; leave it out, and use columns.select and columns.cast")
+    if not found:
+        return Inspection("delta", paths, paths, version=config.version)
+    if not (found[0] / "_delta_log").is_dir():
+        raise InputError(f"source.path: {paths[0]} is no Delta table (there is no _delta_log in it)")
+    latest = _delta_version(paths[0])
+    if config.version is not None and latest is not None and config.version > latest:
+        raise InputError(f"source.version: {paths[0]} has the versions up to {latest}; got {config.version}")
+    pinned = config.version if config.version is not None or config.timestamp is not None else latest
+    return Inspection("delta", paths, paths, version=pinned)
+
+
+def _delta_version(path: str) -> int | None:
+    """The table's newest version; None where the library cannot read its log, and Spark pins it by itself."""
+    try:
+        return int(DeltaTable(path, without_files=True).version())
+    except Exception:
+        return None

@@ -1,0 +1,59 @@
+"""Names and types of columns as all stages speak of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+PARTITION = "score_date"
+BATCH = "batch_id"
+# What every row carries after the predictions, in this order.
+LINEAGE_COLUMNS = ("model_uri", "model_version", "run_id", BATCH, "scored_at", PARTITION)
+
+TIMESTAMPS = (T.TimestampType, T.TimestampNTZType)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One input of the model: its name, its Spark type, and whether it may be absent."""
+
+    name: str
+    type: T.DataType
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a model takes and gives.
+
+    Attributes:
+        features: the named inputs in the model's order; None where the model does not name them.
+        unnamed: the types of inputs without names, in order; None where there are none.
+        result: the Spark type of one row's prediction; None where the model does not say.
+        params: the names of the parameters that ``predict`` takes.
+    """
+
+    features: tuple[Feature, ...] | None = None
+    unnamed: tuple[T.DataType, ...] | None = None
+    result: T.DataType | None = None
+    params: tuple[str, ...] = ()
+
+
+def quoted(name: str) -> str:
+    """A column's name as Spark parses it, whatever characters it has."""
+    return "`" + name.replace("`", "``") + "`"
+
+
+def column(name: str) -> Column:
+    """The top-level column of exactly this name."""
+    return F.col(quoted(name))
+
+
+def is_same(found: T.DataType, wanted: T.DataType) -> bool:
+    """Whether two types hold the same values; nullability does not count."""
+    if isinstance(found, TIMESTAMPS) and isinstance(wanted, TIMESTAMPS):
+        return True
+    return found.simpleString() == wanted.simpleString()

@@ -1,0 +1,220 @@
+"""Configuration in, a SparkSession out: the one place that knows platforms, the JVM and the SparkContext.
+
+Everything else speaks the DataFrame API only, so that it runs over Spark Connect as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pyspark.logger import PySparkLogger
+from pyspark.sql import SparkSession
+
+from lakescore.config import SparkConfig
+from lakescore.console import under_spark_submit
+from lakescore.errors import PlatformError
+from lakescore.redact import HIDDEN, is_secret_key
+
+log = logging.getLogger(__name__)
+
+JAVA_VERSIONS = (17, 21)
+_INSTALL_JAVA = "install it (Debian, Ubuntu: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
+# What a session of our own starts with; the configuration and spark-submit win over it.
+_OWN_DEFAULTS = {
+    # INT96, Spark's default, has no statistics in the Parquet footer and overflows other readers on far dates.
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.ui.showConsoleProgress": "false",
+}
+
+
+def open_session(config: SparkConfig, name: str) -> SparkSession:
+    """The session that is there already (notebook, Databricks), else a new one.
+
+    Precedence: spark-submit's ``--master`` and ``--conf`` and spark-defaults.conf > the configuration > our defaults.
+
+    Raises:
+        PlatformError: Java is missing or too old, or Spark does not start.
+    """
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        if config.conf or config.master:
+            log.info("spark: using the session that is there; spark.master and spark.conf of the configuration are not applied")
+        return active
+    builder = SparkSession.builder.appName(name)
+    remote = config.master if config.master and config.master.startswith("sc://") else os.environ.get("SPARK_REMOTE")
+    if remote:
+        _use_own_python(remote)
+        return _start(_configured(builder.remote(remote), config.conf), f"Spark Connect at {remote}")
+    if under_spark_submit():
+        builder = _under_submit(builder, config)
+    else:
+        require_java()
+        _use_own_python(config.master or os.environ.get("MASTER", "local"))
+        if config.master:
+            builder = builder.master(config.master)
+        builder = _configured(builder, {**_OWN_DEFAULTS, **config.conf})
+    return _start(builder, "Spark")
+
+
+def _use_own_python(master: str) -> None:
+    """On one machine, workers get this Python: Spark would take ``python3`` from PATH, which need not have the packages."""
+    if master.startswith("local"):
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+
+
+def _configured(builder: Any, conf: dict[str, str]) -> Any:
+    for key, value in conf.items():
+        builder = builder.config(key, value)
+    return builder
+
+
+def _start(builder: Any, what: str) -> SparkSession:
+    try:
+        session: SparkSession = builder.getOrCreate()
+        session.conf.get("spark.sql.session.timeZone")  # a Connect client notices an absent server only when it asks
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = next((line for line in lines if "Exception" in line or "Error" in line), lines[0] if lines else "")
+        raise PlatformError(f"{what} does not start: {reason or type(error).__name__}") from error
+    if not log.isEnabledFor(logging.DEBUG):
+        # Spark would print a stack trace per failed task, and PySpark one per query that it refuses; what matters is in our one line.
+        for name in ("DataFrameQueryContextLogger", "SQLQueryContextLogger"):
+            PySparkLogger.getLogger(name).disabled = True
+        if not is_connect(session):
+            session.sparkContext.setLogLevel("OFF")
+    return session
+
+
+def _under_submit(builder: Any, config: SparkConfig) -> Any:
+    from pyspark import SparkConf, SparkContext
+
+    SparkContext._ensure_initialized()
+    given = dict(SparkConf().getAll())
+    for key, value in {**_OWN_DEFAULTS, **config.conf}.items():
+        if key not in given:
+            builder = builder.config(key, value)
+        elif key in config.conf and given[key] != value:
+            shown = (HIDDEN, HIDDEN) if is_secret_key(key) else (given[key], value)
+            log.info("spark: %s=%s of spark-submit wins over the configuration's %s", key, *shown)
+    _use_own_python(given.get("spark.master", "local"))
+    if config.master and config.master != given.get("spark.master"):
+        if _master_was_chosen(SparkContext, given):
+            log.info("spark: --master %s of spark-submit wins over spark.master", given.get("spark.master"))
+        else:
+            builder = builder.master(config.master)
+    return builder
+
+
+def print_on_jvm_stderr(line: str) -> None:
+    """Print a line on the stderr of spark-submit's JVM, which is its parent's; Python's own becomes its stdout."""
+    from pyspark import SparkContext
+
+    SparkContext._ensure_initialized()
+    jvm = SparkContext._jvm
+    assert jvm is not None, "the gateway was just started"
+    jvm.java.lang.System.err.println(line)
+
+
+def _master_was_chosen(context: Any, given: dict[str, str]) -> bool:
+    """Whether somebody gave spark-submit a master; without one it fills in ``local[*]`` as if somebody had."""
+    if given.get("spark.master") != "local[*]":
+        return True
+    command = str(context._jvm.java.lang.System.getProperty("sun.java.command") or "")
+    return "org.apache.spark.deploy.SparkSubmit" not in command or " --master" in command
+
+
+def require_java() -> None:
+    """Check that a Java that Spark can use will be found.
+
+    Raises:
+        PlatformError: naming what was found and how to install what is needed.
+    """
+    home = os.environ.get("JAVA_HOME")
+    java = os.path.join(home, "bin", "java") if home else shutil.which("java")
+    wanted = " or ".join(map(str, JAVA_VERSIONS))
+    if not java or not os.path.exists(java):
+        where = f"JAVA_HOME={home} has no bin/java" if home else "there is no java on the PATH"
+        raise PlatformError(f"Spark needs Java {wanted}, and {where}: {_INSTALL_JAVA}")
+    answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False, timeout=60)
+    version = re.search(r'version "(?:1\.)?(\d+)', answer.stderr + answer.stdout)
+    if version and int(version.group(1)) < JAVA_VERSIONS[0]:
+        raise PlatformError(f"Spark needs Java {wanted}, and {java} is Java {version.group(1)}: {_INSTALL_JAVA}")
+
+
+def is_case_sensitive(spark: SparkSession) -> bool:
+    """Whether Spark tells ``a`` from ``A`` in column names."""
+    return str(spark.conf.get("spark.sql.caseSensitive", "false")).lower() == "true"
+
+
+@contextmanager
+def runtime_conf(spark: SparkSession, **conf: str | None) -> Iterator[None]:
+    """Set runtime options for one job and put back what was there; a None is left as it is.
+
+    Keys are given with ``__`` for the dots.
+    """
+    changes = {key.replace("__", "."): value for key, value in conf.items() if value is not None}
+    before = {key: spark.conf.get(key, None) for key in changes}
+    try:
+        for key, value in changes.items():
+            spark.conf.set(key, value)
+        yield
+    finally:
+        for key, old in before.items():
+            if old is None:
+                spark.conf.unset(key)
+            else:
+                spark.conf.set(key, old)
+
+
+def is_connect(spark: SparkSession) -> bool:
+    """Whether the session speaks Spark Connect."""
+    return type(spark).__module__.startswith("pyspark.sql.connect")
+
+
+@dataclass(frozen=True)
+class JobProgress:
+    """What Spark is doing: tasks done, tasks in all, and rows read so far (None where Spark does not say)."""
+
+    done: int
+    total: int
+    rows: int | None
+
+
+def progress_reader(spark: SparkSession) -> Callable[[], JobProgress | None]:
+    """A function that tells how far the running stages are, or None while nothing runs."""
+    if is_connect(spark):
+        return _connect_progress(spark)
+    store = spark.sparkContext._jsc.sc().statusStore()
+
+    def read() -> JobProgress | None:
+        stages = store.activeStages()
+        found = [stages.apply(i) for i in range(stages.size())]
+        if not found:
+            return None
+        return JobProgress(
+            sum(int(s.numCompleteTasks()) for s in found),
+            sum(int(s.numTasks()) for s in found),
+            sum(int(s.inputRecords()) for s in found),
+        )
+
+    return read
+
+
+def _connect_progress(spark: Any) -> Callable[[], JobProgress | None]:
+    latest: list[JobProgress | None] = [None]
+
+    def handle(stages: Any = (), inflight_tasks: int = 0, operation_id: str | None = None, done: bool = False) -> None:
+        tasks = [(int(s.num_completed_tasks), int(s.num_tasks)) for s in stages or ()]
+        latest[0] = None if done or not tasks else JobProgress(sum(d for d, _ in tasks), sum(t for _, t in tasks), None)
+
+    spark.registerProgressHandler(handle)
+    return lambda: latest[0]

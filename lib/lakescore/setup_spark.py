@@ -1,0 +1,166 @@
+"""Make this environment's ``spark-submit`` work bare: Delta's and Avro's jars, its defaults, a quiet log, the right Python.
+
+``spark.jars.packages`` in a session's builder comes too late under spark-submit (the JVM runs already), so the jars go where every
+start of this pyspark looks: its ``jars`` folder. Spark's own Ivy resolves them, from Maven Central unless configured otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from lakescore.errors import PlatformError
+
+_SCALA = "2.13"
+# Avro's jar belongs to Spark's own version; where a mirror lacks it, the one before reads and writes the same (tested with 4.2.0).
+_AVRO_FALLBACK = "4.1.1"
+_MARK = "# written by `lakescore setup-spark`"
+_DEFAULTS = f"""{_MARK}; spark-submit --conf wins
+spark.sql.extensions                       io.delta.sql.DeltaSparkSessionExtension
+spark.sql.catalog.spark_catalog            org.apache.spark.sql.delta.catalog.DeltaCatalog
+spark.ui.showConsoleProgress               false
+"""
+_LOG4J = f"""{_MARK}
+rootLogger.level = error
+rootLogger.appenderRef.stderr.ref = stderr
+appender.stderr.type = Console
+appender.stderr.name = stderr
+appender.stderr.target = SYSTEM_ERR
+appender.stderr.layout.type = PatternLayout
+appender.stderr.layout.pattern = %d{{yy/MM/dd HH:mm:ss}} %p %c{{1}}: %m%n%ex
+# A task's failure reaches the driver, which says it in one line.
+logger.executor.name = org.apache.spark.executor.Executor
+logger.executor.level = off
+logger.tasks.name = org.apache.spark.scheduler.TaskSetManager
+logger.tasks.level = off
+logger.writers.name = org.apache.spark.sql.execution.datasources
+logger.writers.level = off
+logger.utils.name = org.apache.spark.util
+logger.utils.level = off
+"""
+_WRAPPER = """#!/bin/sh
+# written by `lakescore setup-spark`: this environment's own Spark and Python, whatever the PATH says
+if [ -z "$JAVA_HOME" ] && ! command -v java >/dev/null 2>&1; then
+  echo "lakescore: Spark needs Java 17 or 21, and there is no java on the PATH: install it (Debian, Ubuntu: apt-get install \
+openjdk-17-jre-headless) or set JAVA_HOME" >&2
+  exit 1
+fi
+SPARK_HOME='{home}'
+PYSPARK_DRIVER_PYTHON="${{PYSPARK_DRIVER_PYTHON:-{python}}}"
+export SPARK_HOME PYSPARK_DRIVER_PYTHON
+exec "$SPARK_HOME/bin/{name}" "$@"
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``lakescore setup-spark``."""
+    parser = argparse.ArgumentParser(prog="lakescore setup-spark", description=__doc__.split("\n", 1)[0] if __doc__ else "")
+    parser.add_argument("--force", action="store_true", help="resolve the jars again even if they are there")
+    options = parser.parse_args(argv)
+    home = _spark_home()
+    if options.force or not _jars(home, "delta-spark"):
+        _install(home, [_delta_coordinate()], required=True)
+    if options.force or not _jars(home, "spark-avro"):
+        _install_avro(home)
+    _write(home / "conf" / "spark-defaults.conf", _DEFAULTS)
+    _write(home / "conf" / "log4j2.properties", _LOG4J)
+    _wrap(home)
+    names = [jar.name for jar in _jars(home, "delta-spark") + _jars(home, "spark-avro")]
+    print(f"Spark {metadata.version('pyspark')} in {home} is set up: {', '.join(names)}")
+    return 0
+
+
+def _spark_home() -> Path:
+    try:
+        import pyspark
+    except ImportError:
+        raise PlatformError("pyspark is not installed here: pip install 'lakescore[spark]'") from None
+    home = Path(pyspark.__file__).parent
+    if not (home / "jars").is_dir():
+        raise PlatformError(f"{home} has no jars folder; setup-spark is for a pip-installed pyspark")
+    return home
+
+
+def _delta_coordinate() -> str:
+    """Delta's artifact for this Spark, as delta-spark names it since 4.0."""
+    try:
+        delta = metadata.version("delta-spark")
+    except metadata.PackageNotFoundError:
+        raise PlatformError("delta-spark is not installed here: pip install 'lakescore[spark]'") from None
+    spark = ".".join(metadata.version("pyspark").split(".")[:2])
+    return f"io.delta:delta-spark_{spark}_{_SCALA}:{delta}"
+
+
+def _install_avro(home: Path) -> None:
+    versions = dict.fromkeys([metadata.version("pyspark"), _AVRO_FALLBACK])
+    for version in versions:
+        if _install(home, [f"org.apache.spark:spark-avro_{_SCALA}:{version}"], required=False):
+            return
+    print("lakescore: spark-avro could not be resolved; everything but source.format=avro works", file=sys.stderr)
+
+
+def _jars(home: Path, artifact: str) -> list[Path]:
+    return sorted((home / "jars").glob(f"{artifact}_*.jar"))
+
+
+def _install(home: Path, coordinates: Sequence[str], required: bool) -> bool:
+    """Let Spark's Ivy resolve the coordinates, and copy what this pyspark has not yet into its jars folder."""
+    from lakescore.session import require_java
+
+    require_java()
+    there = {_artifact(jar.name) for jar in (home / "jars").glob("*.jar")}
+    with tempfile.TemporaryDirectory(prefix="lakescore-ivy-") as folder:
+        nothing = Path(folder, "nothing.py")
+        nothing.write_text("", encoding="utf-8")
+        environment = {**os.environ, "SPARK_HOME": str(home), "PYSPARK_PYTHON": sys.executable, "SPARK_CONF_DIR": folder}
+        # An Ivy folder of its own for the result; downloads are shared through the user's Maven repository when there is one.
+        command = [str(home / "bin" / "spark-submit"), "--master", "local[1]", "--packages", ",".join(coordinates)]
+        command += ["--conf", f"spark.jars.ivy={folder}/ivy", str(nothing)]
+        answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if answer.returncode != 0:
+            if not required:
+                return False
+            reason = re.search(r"unresolved dependency: [^\]]*|Server access error[^\n]*|Exception[^\n]*", answer.stderr)
+            raise PlatformError(
+                f"{', '.join(coordinates)} could not be resolved from Maven: {reason.group(0) if reason else answer.stderr[-200:]}; behind "
+                "a mirror, put its address into spark.jars.ivySettings of spark-defaults.conf"
+            )
+        for jar in Path(folder, "ivy", "jars").glob("*.jar"):
+            name = jar.name.split("_", 1)[1]
+            if _artifact(name) not in there:
+                shutil.copyfile(jar, home / "jars" / name)
+    return True
+
+
+def _artifact(name: str) -> str:
+    """A jar's name without its version: ``delta-spark_4.2_2.13-4.4.0.jar`` -> ``delta-spark_4.2_2.13``."""
+    return re.sub(r"-\d[\w.+-]*\.jar$", "", name)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a configuration file, unless somebody else's is there."""
+    if path.exists() and _MARK not in path.read_text(encoding="utf-8"):
+        print(f"lakescore: {path} is not ours and stays as it is; it should hold:\n{text}", file=sys.stderr)
+        return
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _wrap(home: Path) -> None:
+    """Replace the environment's start scripts, which look for ``python3`` on the PATH and find another's pyspark."""
+    folder = Path(sys.executable).parent
+    if not (folder / "activate").exists():
+        return  # not a virtual environment: those scripts belong to others
+    for name in ("spark-submit", "pyspark"):
+        script = folder / name
+        script.unlink(missing_ok=True)
+        script.write_text(_WRAPPER.format(home=home, python=sys.executable, name=name), encoding="utf-8")
+        script.chmod(0o755)

@@ -1,0 +1,179 @@
+"""``config.source`` in, a DataFrame out, read strictly: what is broken stops the run and is named, nothing becomes null by itself.
+
+``inspect`` looks at files before Spark starts; ``read`` makes the DataFrame and pins the version of what can be pinned.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from lakescore import inline_rows, readers
+from lakescore.catalog import did_you_mean_table, quote_table, table_version
+from lakescore.config import SourceConfig
+from lakescore.errors import ConfigError, InputError, did_you_mean, listing
+from lakescore.failures import translate, translated
+from lakescore.inspection import Inspection, inspect
+from lakescore.schema import is_same, quoted
+
+__all__ = ["Inspection", "Source", "inspect", "read"]
+
+_STATEMENT = re.compile(
+    r"(?i)(?:ALTER|ANALYZE|CALL|CLEAR|COPY|CREATE|DELETE|DESC|DESCRIBE|DROP|EXECUTE|EXPLAIN|GRANT|INSERT|LOAD|MERGE|MSCK|OPTIMIZE|REFRESH"
+    r"|REPLACE|RESET|REVOKE|SET|SHOW|TRUNCATE|UNCACHE|CACHE|UPDATE|USE|VACUUM)\b"
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The data to score, and how the run's record names it."""
+
+    df: DataFrame
+    description: str
+    version: int | None
+
+
+def read(spark: SparkSession, config: SourceConfig, inspection: Inspection, feature_names: Sequence[str]) -> Source:
+    """Make the DataFrame; nothing is computed yet.
+
+    Args:
+        spark: the session.
+        config: the section ``source``.
+        inspection: what ``inspect`` found.
+        feature_names: names for rows that are plain lists.
+
+    Raises:
+        InputError: it does not exist or cannot be read.
+        ConfigError: a query, schema, option or filter that Spark does not understand.
+    """
+    if config.path is not None:
+        df, version = _read_path(spark, config, inspection)
+        description = ",".join(inspection.paths)
+    elif config.table is not None:
+        df, version = _read_table(spark, config)
+        description = config.table
+    elif config.query is not None:
+        df, version, description = _read_query(spark, config.query), None, "query"
+    else:
+        df, version, description = _read_rows(spark, config, feature_names), None, "rows"
+    if not df.columns:
+        raise InputError(f"source: {description} has no column")
+    if config.filter is not None:
+        with translated(f"source.filter: {config.filter}", ConfigError):
+            df = df.where(F.expr(config.filter))
+            df.schema  # noqa: B018  a Connect client asks the server only now
+    if config.limit is not None:
+        df = df.limit(config.limit)
+    return Source(df, description, version)
+
+
+def _read_path(spark: SparkSession, config: SourceConfig, inspection: Inspection) -> tuple[DataFrame, int | None]:
+    format_ = inspection.format or "parquet"
+    reader = spark.read.format(format_).options(**readers.options(format_, config.options, inspection.tabs))
+    if format_ == "delta":
+        return _read_delta(spark, config, inspection, reader)
+    where, inputs = f"source.path: {listing(config.path or ())}", list(inspection.inputs)
+    if config.ddl is None:
+        return _load(reader, inputs, where, format_), None
+    found = _load(reader, inputs, where, format_) if format_ in ("parquet", "orc", "avro") else None
+    with translated(f"source.schema: {config.ddl}", ConfigError):
+        reader = reader.schema(config.ddl)
+    df = _load(reader, inputs, where, format_)
+    if found is not None:
+        _refuse_other_schema(found, df, exact=format_ == "orc")
+    return df, None
+
+
+def _read_delta(spark: SparkSession, config: SourceConfig, inspection: Inspection, reader: Any) -> tuple[DataFrame, int | None]:
+    path, version = inspection.inputs[0], inspection.version
+    table = f"delta.{quoted(path)}"
+    if config.timestamp is not None:
+        with translated(f"source.timestamp: {config.timestamp}", InputError):
+            df = reader.option("timestampAsOf", config.timestamp).load(path)
+            df.schema  # noqa: B018  a Connect client asks the server only now
+        return df, table_version(spark, table, config.timestamp)
+    if version is None:
+        version = table_version(spark, table)
+    if version is not None:
+        reader = reader.option("versionAsOf", version)
+    return _load(reader, path, f"source.path: {path}", "delta"), version
+
+
+def _load(reader: Any, inputs: list[str] | str, where: str, format_: str) -> DataFrame:
+    try:
+        df: DataFrame = reader.load(inputs)
+        df.schema  # noqa: B018
+    except Exception as error:
+        if format_ == "json" and "MALFORMED_" in str(error):
+            # What infers the schema does not say in which file; what reads the rows, with any schema, does.
+            with translated(where, InputError):
+                reader.schema("_ string").load(inputs).agg(F.count("_")).collect()
+        raise translate(error, where, InputError) from error
+    return df
+
+
+def _refuse_other_schema(found: DataFrame, wanted: DataFrame, exact: bool) -> None:
+    """Spark fills with nulls what the files do not have; ORC's reader also what it cannot convert (``exact``)."""
+    types = {field.name: field.dataType for field in found.schema.fields}
+    for field in wanted.schema.fields:
+        if field.name not in types:
+            hint = did_you_mean(field.name, types) or f" They have {listing(types, 12)}."
+            raise InputError(f"source.schema: the files have no column {field.name!r}.{hint}")
+        there = types[field.name]
+        if exact and not is_same(there, field.dataType):
+            raise InputError(
+                f"source.schema: column {field.name!r} is {there.simpleString()} in the files; read it so, and convert it with columns.cast"
+            )
+
+
+def _read_table(spark: SparkSession, config: SourceConfig) -> tuple[DataFrame, int | None]:
+    name = quote_table("source.table", config.table or "")
+    version, reader = config.version, spark.read
+    if version is None:
+        version = table_version(spark, name, config.timestamp)
+    if config.timestamp is not None:
+        reader = reader.option("timestampAsOf", config.timestamp)
+    elif version is not None:
+        reader = reader.option("versionAsOf", version)
+    try:
+        df = reader.table(name)
+        df.schema  # noqa: B018
+    except Exception as error:
+        missing = "TABLE_OR_VIEW_NOT_FOUND" in str(error) or "SINGLE_PART_NAMESPACE" in str(error)
+        if missing:
+            raise InputError(f"source.table: {config.table} does not exist.{did_you_mean_table(spark, name)}") from error
+        raise translate(error, f"source.table: {config.table}", InputError) from error
+    return df, version
+
+
+def _read_query(spark: SparkSession, query: str) -> DataFrame:
+    """Only what can stand in a FROM clause: a statement that changes something does not parse there."""
+    text = query.strip().rstrip("; \n\t\r")
+    statement = _STATEMENT.match(text)
+    if statement:
+        raise ConfigError(f"source.query: expected a query that reads, such as SELECT ...; got {statement.group(0).upper()} ...")
+    try:
+        df = spark.sql(f"SELECT * FROM (\n{text}\n)")
+        df.schema  # noqa: B018
+    except Exception as error:
+        failure = translate(error, "source.query", ConfigError)
+        # Spark counts the line that stands before the query here.
+        raise type(failure)(re.sub(r"\bline (\d+)", lambda found: f"line {int(found.group(1)) - 1}", str(failure))) from error
+    return df
+
+
+def _read_rows(spark: SparkSession, config: SourceConfig, feature_names: Sequence[str]) -> DataFrame:
+    schema = None
+    if config.ddl is not None:
+        with translated(f"source.schema: {config.ddl}", ConfigError):
+            schema = spark.createDataFrame([], config.ddl).toArrow().schema
+    table = inline_rows.table(config.rows or [], schema, feature_names)
+    with translated("source.rows", InputError):
+        if not table.column_names:
+            raise InputError("source.rows: there is no column in it")
+        return spark.createDataFrame(table)

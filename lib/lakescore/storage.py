@@ -1,0 +1,211 @@
+"""Files and folders on local and object storage: the only place for file operations.
+
+Paths are what users write: relative or absolute, ``file:``, ``s3://`` or ``s3a://``, ``hdfs://``, ``gs://``, ``abfss://``. Where
+pyarrow has no file system for a path (``dbfs:/``), ``Location.of`` returns None and the caller leaves the check to Spark.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
+# Spark's Hadoop connectors and pyarrow name the same stores differently.
+_ARROW_SCHEME = {"s3a": "s3", "s3n": "s3"}
+_GLOB = re.compile(r"[*?\[{]")
+
+
+def scheme_of(path: str) -> str:
+    """The scheme of a path in lower case; ``file`` where there is none."""
+    match = _SCHEME.match(path)
+    return match.group(1).lower() if match else "file"
+
+
+def absolute(path: str) -> str:
+    """The path as Spark should get it: local ones absolute, so that a later ``cd`` or another host's cwd cannot matter."""
+    if scheme_of(path) != "file":
+        return path
+    return os.path.abspath(os.path.expanduser(local_path(path)))
+
+
+def local_path(path: str) -> str:
+    """A ``file:`` URI or a plain path as a plain path."""
+    if not path.lower().startswith("file:"):
+        return path
+    return unquote(urlsplit(path).path)
+
+
+def has_glob(path: str) -> bool:
+    """Whether Spark would read the path as a pattern."""
+    return bool(_GLOB.search(path))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether Spark's readers skip a file or folder of this name."""
+    return (name.startswith("_") and "=" not in name) or name.startswith(".")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file: its full path on its file system, bytes, and modification time in milliseconds since 1970."""
+
+    path: str
+    size: int
+    modified_ms: int
+
+
+@dataclass(frozen=True)
+class Location:
+    """A path on a file system that this process can reach."""
+
+    fs: pafs.FileSystem
+    path: str
+
+    @classmethod
+    def of(cls, path: str) -> Location | None:
+        """The location of a path, or None where pyarrow has no file system for it."""
+        scheme = scheme_of(path)
+        if scheme == "file":
+            return cls(pafs.LocalFileSystem(), absolute(path))
+        uri = path if scheme not in _ARROW_SCHEME else _ARROW_SCHEME[scheme] + path[len(scheme) :]
+        try:
+            fs, inner = pafs.FileSystem.from_uri(uri)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError):
+            return None
+        return cls(fs, inner)
+
+    def __truediv__(self, name: str) -> Location:
+        return Location(self.fs, str(PurePosixPath(self.path) / name))
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.path).name
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.fs, pafs.LocalFileSystem)
+
+    def exists(self) -> bool:
+        return bool(self._info().type != pafs.FileType.NotFound)
+
+    def is_dir(self) -> bool:
+        return bool(self._info().type == pafs.FileType.Directory)
+
+    def _info(self) -> pafs.FileInfo:
+        return self.fs.get_file_info(self.path)
+
+    def children(self) -> list[Location]:
+        """What lies directly in a folder, sorted by name; nothing where there is no folder."""
+        selector = pafs.FileSelector(self.path, allow_not_found=True)
+        return [Location(self.fs, info.path) for info in sorted(self.fs.get_file_info(selector), key=lambda i: i.path)]
+
+    def files(self, hidden: bool = False) -> Iterator[File]:
+        """All files below a folder, or the file itself; ``hidden`` ones (``_x``, ``.x``) only when asked for."""
+        info = self._info()
+        if info.type == pafs.FileType.File:
+            yield _file(info)
+            return
+        selector = pafs.FileSelector(self.path, recursive=True, allow_not_found=True)
+        root = self.path.rstrip("/") + "/"
+        for found in sorted(self.fs.get_file_info(selector), key=lambda i: i.path):
+            relative = found.path.removeprefix(root)
+            if found.type == pafs.FileType.File and (hidden or not any(map(is_hidden, relative.split("/")))):
+                yield _file(found)
+
+    def read_text(self) -> str:
+        with self.fs.open_input_stream(self.path) as stream:
+            return bytes(stream.readall()).decode("utf-8")
+
+    def write_text(self, text: str) -> None:
+        """Write a small file so that it appears complete or not at all (a rename, where the store has one)."""
+        content = text.encode("utf-8")
+        parent = str(PurePosixPath(self.path).parent)
+        self.fs.create_dir(parent, recursive=True)
+        beside = Location(self.fs, f"{parent}/.{self.name}.{os.getpid()}.tmp")
+        try:
+            with self.fs.open_output_stream(beside.path) as stream:
+                stream.write(content)
+            self.fs.move(beside.path, self.path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                beside.remove()
+            raise
+
+    def make_dir(self) -> None:
+        self.fs.create_dir(self.path, recursive=True)
+
+    def move_to(self, target: Location) -> None:
+        """Rename; the target's parent is made, and a target that exists is refused.
+
+        Raises:
+            FileExistsError: there is something at the target already.
+        """
+        for last in (False, True):
+            target.fs.create_dir(str(PurePosixPath(target.path).parent), recursive=True)
+            if target.exists():
+                raise FileExistsError(target.path)
+            try:
+                self.fs.move(self.path, target.path)
+            except OSError as error:
+                # Two runs may race: rename(2) refuses a folder that is not empty, and that is the answer.
+                if target.exists():
+                    raise FileExistsError(target.path) from error
+                # Or another run has just tidied the parent away, which was empty for a moment.
+                if last or not self.exists():
+                    raise
+            else:
+                return
+
+    def remove(self) -> None:
+        """Remove a file or a folder with all that is in it; nothing happens where there is none."""
+        info = self._info()
+        if info.type == pafs.FileType.Directory:
+            self.fs.delete_dir(self.path)
+        elif info.type == pafs.FileType.File:
+            self.fs.delete_file(self.path)
+
+    def remove_if_empty(self) -> None:
+        """Remove a folder that holds nothing, hidden files included; another run's file that lands meanwhile stays.
+
+        Object stores have no empty folders, and their removal would not be atomic.
+        """
+        if self.is_local:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.path)
+
+
+def _file(info: pafs.FileInfo) -> File:
+    return File(info.path, int(info.size), int(info.mtime_ns // 1_000_000) if info.mtime_ns else 0)
+
+
+def expand(path: str) -> list[Location] | None:
+    """The files or folders that a path or local glob names, sorted; None where only Spark can tell."""
+    location = Location.of(path)
+    if location is None or (has_glob(path) and not location.is_local):
+        return None
+    if not has_glob(path) or location.exists():
+        return [location] if location.exists() else []
+    if "{" in path:
+        return None  # Hadoop's {a,b} alternatives are no part of Python's globs
+    found = [path for path in sorted(glob.glob(location.path)) if not _is_hidden_match(location.path, path)]
+    return [Location(location.fs, path) for path in found]
+
+
+def escaped(path: str) -> str:
+    """A path as Spark should get it, so that it takes no character for a glob's."""
+    return re.sub(r"([\\*?\[\]{}])", r"\\\1", path)
+
+
+def _is_hidden_match(pattern: str, found: str) -> bool:
+    """Whether a glob matched a name that readers skip, without asking for it: ``*`` is not meant to find ``_SUCCESS``."""
+    parts = zip(PurePosixPath(pattern).parts, PurePosixPath(found).parts, strict=False)
+    return any(is_hidden(part) and not is_hidden(asked) for asked, part in parts)

@@ -1,0 +1,64 @@
+"""One Spark session, one MLflow store and a few fitted models for the whole suite: starting them is what costs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+os.environ["PYSPARK_PYTHON"] = sys.executable
+os.environ.pop("SPARK_REMOTE", None)
+
+import mlflow
+import pytest
+from pyspark.sql import SparkSession
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """A local session with Delta, as `lakescore setup-spark` leaves the environment."""
+    session = (
+        SparkSession.builder.master("local[2]")
+        .appName("lakescore-tests")
+        .config("spark.ui.enabled", "false")
+        .config("spark.sql.shuffle.partitions", "2")
+        .config("spark.databricks.delta.snapshotPartitions", "2")
+        .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
+        .config("spark.sql.warehouse.dir", str(tmp_path_factory.mktemp("warehouse")))
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .getOrCreate()
+    )
+    session.sparkContext.setLogLevel("OFF")
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tracking store and registry of the suite's own; also MLflow's default while the tests run."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    client = mlflow.MlflowClient(uri)
+    mlflow.set_experiment(experiment_id=client.create_experiment("models", artifact_location=str(folder / "models")))
+    client.create_experiment("lakescore", artifact_location=str(folder / "runs"))
+    return uri
+
+
+@pytest.fixture
+def config(store: str, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Make a configuration: ``config(model={...}, source={...}, output={...})``; output defaults to a new Delta path."""
+
+    def make(**sections: dict[str, Any]) -> dict[str, Any]:
+        made = {"output": {"path": str(tmp_path / "out")}, "tracking": {"tracking_uri": store}, **sections}
+        made["tracking"] = {"tracking_uri": store, **sections.get("tracking", {})}
+        return made
+
+    return make

@@ -1,0 +1,95 @@
+"""The pure parts of setting up Spark: artifacts, and files that may be somebody else's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from lakescore import setup_spark
+
+Streams = pytest.CaptureFixture[str]
+
+
+@pytest.mark.parametrize(
+    ("name", "artifact"),
+    [
+        ("delta-spark_4.2_2.13-4.4.0.jar", "delta-spark_4.2_2.13"),
+        ("delta-storage-4.4.0.jar", "delta-storage"),
+        ("spark-avro_2.13-4.2.0.jar", "spark-avro_2.13"),
+        ("antlr4-runtime-4.13.1.jar", "antlr4-runtime"),
+        ("a-1.0-rc1+build.jar", "a"),
+        ("without-a-version.jar", "without-a-version.jar"),
+    ],
+)
+def test_a_jar_is_known_by_its_name_without_the_version(name: str, artifact: str) -> None:
+    assert setup_spark._artifact(name) == artifact
+
+
+def test_deltas_artifact_is_the_one_for_this_spark() -> None:
+    spark = ".".join(metadata.version("pyspark").split(".")[:2])
+
+    assert setup_spark._delta_coordinate() == f"io.delta:delta-spark_{spark}_2.13:{metadata.version('delta-spark')}"
+
+
+def test_the_jars_of_an_artifact_are_found_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "jars").mkdir()
+    for name in ("delta-spark_4.2_2.13-4.4.0.jar", "delta-storage-4.4.0.jar", "spark-avro_2.13-4.2.0.jar"):
+        (tmp_path / "jars" / name).touch()
+
+    assert [jar.name for jar in setup_spark._jars(tmp_path, "delta-spark")] == ["delta-spark_4.2_2.13-4.4.0.jar"]
+
+
+def test_a_file_of_our_own_is_written_and_written_again(tmp_path: Path) -> None:
+    file = tmp_path / "conf" / "spark-defaults.conf"
+
+    setup_spark._write(file, f"{setup_spark._MARK}\nold")
+    setup_spark._write(file, f"{setup_spark._MARK}\nnew")
+
+    assert file.read_text(encoding="utf-8") == f"{setup_spark._MARK}\nnew"
+
+
+def test_somebody_elses_file_stays_and_is_named_with_what_it_should_hold(tmp_path: Path, capsys: Streams) -> None:
+    file = tmp_path / "spark-defaults.conf"
+    file.write_text("spark.master yarn\n", encoding="utf-8")
+
+    setup_spark._write(file, "wanted\n")
+
+    assert file.read_text(encoding="utf-8") == "spark.master yarn\n"
+    assert capsys.readouterr().err == f"lakescore: {file} is not ours and stays as it is; it should hold:\nwanted\n\n"
+
+
+def test_what_we_write_carries_our_mark_and_names_deltas_classes() -> None:
+    assert setup_spark._DEFAULTS.startswith(setup_spark._MARK)
+    assert setup_spark._LOG4J.startswith(setup_spark._MARK)
+    assert "io.delta.sql.DeltaSparkSessionExtension" in setup_spark._DEFAULTS
+    assert "org.apache.spark.sql.delta.catalog.DeltaCatalog" in setup_spark._DEFAULTS
+
+
+def test_the_start_script_runs_its_own_spark_with_its_own_python_and_passes_the_arguments_on(tmp_path: Path) -> None:
+    started = tmp_path / "a home" / "bin" / "spark-submit"
+    started.parent.mkdir(parents=True)
+    started.write_text('#!/bin/sh\nprintf "%s|%s|" "$SPARK_HOME" "$PYSPARK_DRIVER_PYTHON"\nprintf "%s|" "$@"\n', encoding="utf-8")
+    started.chmod(0o755)
+    script = tmp_path / "spark-submit"
+    script.write_text(
+        setup_spark._WRAPPER.format(home=tmp_path / "a home", python="/venv/bin/python", name="spark-submit"), encoding="utf-8"
+    )
+    environment = {"PATH": os.environ["PATH"], "JAVA_HOME": "/any", "SPARK_HOME": "/another"}
+
+    answer = subprocess.run(["sh", str(script), "a b", "c"], env=environment, capture_output=True, text=True, check=True)
+
+    assert answer.stdout == f"{tmp_path}/a home|/venv/bin/python|a b|c|"
+
+
+def test_the_start_script_says_that_java_is_missing(tmp_path: Path) -> None:
+    script = tmp_path / "spark-submit"
+    script.write_text(setup_spark._WRAPPER.format(home=tmp_path, python="/venv/bin/python", name="spark-submit"), encoding="utf-8")
+
+    answer = subprocess.run(["/bin/sh", str(script)], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("lakescore: Spark needs Java 17 or 21, and there is no java on the PATH: install it")
