@@ -1,0 +1,1 @@
+"""Everything about the model that scores: where it is, what it takes and gives, and what it needs."""

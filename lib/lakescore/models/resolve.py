@@ -1,0 +1,293 @@
+"""``model.uri`` in, a ``ResolvedModel`` out: one pinned version on the local disk, which is what is loaded and stamped.
+
+| URI                        | pinned to                    | ``model_version`` of each row |
+| -------------------------- | ---------------------------- | ----------------------------- |
+| ``models:/name@alias``     | ``models:/name/VERSION``     | VERSION                       |
+| ``models:/name/VERSION``   | itself                       | VERSION                       |
+| ``models:/m-ID``           | itself                       | m-ID                          |
+| ``runs:/RUN/path``         | itself                       | m-ID, or the content's digest |
+| a path, ``file:``, ``s3:`` | the absolute path or the URI | the content's digest          |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from pyspark.sql import types as T
+
+from lakescore import storage
+from lakescore.config import ModelConfig
+from lakescore.errors import ModelError, did_you_mean, listing
+from lakescore.models.requirements import check_requirements
+from lakescore.models.signature import convert
+from lakescore.redact import redact
+from lakescore.schema import Signature
+
+log = logging.getLogger(__name__)
+
+_LOGGED_MODEL = re.compile(r"^models:/(?P<id>m-[0-9a-f]{8,})$")
+_REGISTERED = re.compile(r"^models:/(?P<name>[^@/]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[^/@]+))$")
+_RUN = re.compile(r"^runs:/(?P<run>[^/]+)/(?P<path>.+)$")
+_RAW_MODEL_FILES = (".pkl", ".pickle", ".joblib", ".skops", ".pt", ".pth", ".onnx", ".ubj", ".json", ".txt", ".h5", ".keras")
+# Methods whose result is one number per class.
+_PER_CLASS_METHODS = ("predict_proba", "predict_log_proba")
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """The model of one run, pinned.
+
+    Attributes:
+        uri: the pinned URI, which is what each row is stamped with.
+        version: the registered version, the logged model's ID, or ``sha256:...`` of the content.
+        path: the folder on this machine that holds exactly this model.
+        digest: SHA-256 over the names and contents of all files of the model.
+        signature: what it takes and gives.
+        flavor: the library behind it, ``sklearn`` for example.
+    """
+
+    uri: str
+    version: str
+    path: Path
+    digest: str
+    signature: Signature
+    flavor: str
+
+
+def resolve(config: ModelConfig, client: MlflowClient, registry_uri: str | None, download_to: Path) -> ResolvedModel:
+    """Find the model, pin it, bring it here, and check that this Python can run it.
+
+    Args:
+        config: the section ``model``.
+        client: for the tracking server and the registry.
+        registry_uri: the registry, where it is not the tracking server.
+        download_to: an empty folder of this run.
+
+    Raises:
+        ModelError: in one line, with what exists instead.
+    """
+    pinned, version = _pin(config.uri, client)
+    path = _fetch(config.uri, pinned, client, registry_uri, download_to)
+    metadata = _read_metadata(config.uri, path)
+    digest = _digest(path)
+    signature = convert(metadata.signature)
+    if config.env_manager == "local":
+        python = metadata.flavors["python_function"].get("python_version")
+        check_requirements(_requirements(path), python, config.requirements)
+    _check_params(config, signature)
+    _check_result_type(config, signature)
+    flavors = [name for name in metadata.flavors if name != "python_function"]
+    return ResolvedModel(
+        uri=redact(pinned),
+        version=version or metadata.model_id or f"sha256:{digest[:16]}",
+        path=path,
+        digest=digest,
+        signature=signature,
+        flavor=flavors[0] if flavors else "pyfunc",
+    )
+
+
+def _pin(uri: str, client: MlflowClient) -> tuple[str, str | None]:
+    """The URI that cannot move any more, and the version as far as the URI tells it."""
+    if logged := _LOGGED_MODEL.match(uri):
+        return uri, logged.group("id")
+    if uri.startswith("models:/"):
+        registered = _REGISTERED.match(uri)
+        if not registered:
+            raise ModelError(f"model.uri: {uri} is not models:/NAME/VERSION, models:/NAME@ALIAS or models:/m-ID")
+        version = _registered_version(uri, client, **registered.groupdict())
+        return f"models:/{registered.group('name')}/{version}", version
+    if uri.startswith("runs:/"):
+        if not _RUN.match(uri):
+            raise ModelError(f"model.uri: {uri} is not runs:/RUN_ID/PATH")
+        return uri, None
+    if storage.scheme_of(uri) == "file":
+        return f"file://{storage.absolute(uri)}", None
+    # Credentials in a URI fetch the model, and are stamped nowhere.
+    return uri, None
+
+
+def _registered_version(uri: str, client: MlflowClient, name: str, alias: str | None, version: str | None) -> str:
+    try:
+        if alias:
+            return str(client.get_model_version_by_alias(name, alias).version)
+        if version == "latest":
+            versions = _versions(client, name)
+            if versions:
+                return str(max(versions))
+        elif version and version.isdigit():
+            return str(client.get_model_version(name, version).version)
+    except MlflowException as error:
+        _raise_if_not_missing(uri, error)
+    raise ModelError(f"model.uri: {uri} does not exist: {_what_exists(client, name, alias)}")
+
+
+def _what_exists(client: MlflowClient, name: str, alias: str | None) -> str:
+    try:
+        model = client.get_registered_model(name)
+    except MlflowException:
+        names = [found.name for found in client.search_registered_models(max_results=200)]
+        return f"no registered model is called {name!r}.{did_you_mean(name, names)} Registered: {listing(names)}"
+    aliases = dict(model.aliases or {})
+    hint = did_you_mean(alias, aliases) if alias else ""
+    shown = listing(f"{key} (version {value})" for key, value in aliases.items())
+    return f"{name} has the versions {listing(_versions(client, name))} and the aliases {shown}.{hint}"
+
+
+def _versions(client: MlflowClient, name: str) -> list[int]:
+    quoted = name.replace("'", "\\'")
+    return sorted(int(found.version) for found in client.search_model_versions(f"name='{quoted}'"))
+
+
+def _raise_if_not_missing(uri: str, error: MlflowException) -> None:
+    if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
+        raise ModelError(f"model.uri: {uri} cannot be looked up: {error}") from error
+
+
+def _fetch(uri: str, pinned: str, client: MlflowClient, registry_uri: str | None, download_to: Path) -> Path:
+    if storage.scheme_of(uri) == "file":
+        return _local_folder(uri)
+    if run := _RUN.match(uri):
+        _check_run(uri, run.group("run"), client)
+    try:
+        with _as_default(client.tracking_uri, registry_uri):
+            return Path(download_artifacts(artifact_uri=pinned, dst_path=str(download_to)))
+    except Exception as error:
+        raise ModelError(f"model.uri: {uri} cannot be fetched: {error}{_artifacts_of(uri, client)}") from error
+
+
+@contextmanager
+def _as_default(tracking_uri: str, registry_uri: str | None) -> Iterator[None]:
+    """Make the configured servers MLflow's own for a moment: it looks ``models:/`` up there, whatever it is told."""
+    tracking_before, registry_before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    try:
+        if tracking_before != tracking_uri:
+            mlflow.set_tracking_uri(tracking_uri)
+        if registry_uri is not None and registry_before != registry_uri:
+            mlflow.set_registry_uri(registry_uri)
+        yield
+    finally:
+        if tracking_before != tracking_uri:
+            mlflow.set_tracking_uri(tracking_before)
+        if registry_uri is not None and registry_before != registry_uri:
+            mlflow.set_registry_uri(registry_before)
+
+
+def _local_folder(uri: str) -> Path:
+    path = Path(storage.absolute(uri))
+    if not path.exists():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise ModelError(f"model.uri: {uri} does not exist (looked for {path}).{did_you_mean(path.name, siblings)}")
+    if path.is_dir() and (path / "MLmodel").is_file():
+        return path
+    if path.name == "MLmodel":
+        return path.parent
+    kind = "a raw model file" if path.suffix.lower() in _RAW_MODEL_FILES and path.is_file() else "no MLflow model"
+    found = f"; it holds {listing(sorted(p.name for p in path.iterdir()))}" if path.is_dir() else ""
+    raise ModelError(f"model.uri: {uri} is {kind}: an MLflow model is a folder with a file MLmodel{found}")
+
+
+def _check_run(uri: str, run_id: str, client: MlflowClient) -> None:
+    try:
+        client.get_run(run_id)
+    except MlflowException as error:
+        raise ModelError(f"model.uri: {uri}: there is no run {run_id} in {client.tracking_uri}: {error}") from error
+
+
+def _artifacts_of(uri: str, client: MlflowClient) -> str:
+    run = _RUN.match(uri)
+    if not run:
+        return ""
+    try:
+        run_id = run.group("run")
+        names = [item.path for item in client.list_artifacts(run_id)]
+        outputs = client.get_run(run_id).outputs
+        names += [str(output.model_id) for output in outputs.model_outputs] if outputs else []
+    except Exception:
+        return ""
+    return f" The run holds: {listing(names)}"
+
+
+def _read_metadata(uri: str, path: Path) -> Model:
+    if not (path / "MLmodel").is_file():
+        raise ModelError(f"model.uri: {uri} is no MLflow model: there is no file MLmodel in it")
+    try:
+        metadata = Model.load(str(path))
+    except Exception as error:
+        raise ModelError(f"model.uri: {uri}: its MLmodel file cannot be read: {error}") from error
+    if "python_function" not in (metadata.flavors or {}):
+        raise ModelError(
+            f"model.uri: {uri} has no python_function flavor and cannot be scored from Python; it has {listing(metadata.flavors or {})}"
+        )
+    return metadata
+
+
+def _requirements(path: Path) -> list[str]:
+    file = path / "requirements.txt"
+    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+
+
+def _check_params(config: ModelConfig, signature: Signature) -> None:
+    for name in config.params:
+        if name not in signature.params:
+            known = f"it takes {listing(signature.params)}" if signature.params else "its signature declares none"
+            raise ModelError(f"model.params: the model takes no parameter {name!r}: {known}.{did_you_mean(name, signature.params)}")
+
+
+def _check_result_type(config: ModelConfig, signature: Signature) -> None:
+    if config.result_type is not None or config.predict_method in _PER_CLASS_METHODS:
+        return
+    if config.predict_method not in (None, "predict"):
+        raise ModelError(
+            f"model.result_type: is required with model.predict_method={config.predict_method}, whose result the signature does "
+            "not describe; for example model.result_type=double"
+        )
+    if signature.result is None:
+        raise ModelError(
+            "model.result_type: is required, because the model's signature declares no output; for example "
+            "model.result_type=double, or log the model with a signature"
+        )
+
+
+def result_type(config: ModelConfig, signature: Signature) -> T.DataType:
+    """The Spark type of one row's prediction; needs a session, because Spark parses ``model.result_type``.
+
+    Raises:
+        ModelError: ``model.result_type`` is no type.
+    """
+    if config.result_type is not None:
+        try:
+            return T.DataType.fromDDL(config.result_type)
+        except Exception as error:
+            raise ModelError(
+                f"model.result_type: got {config.result_type!r}; expected a Spark type such as double, long, string or array<double>"
+            ) from error
+    if config.predict_method in _PER_CLASS_METHODS:
+        return T.ArrayType(T.DoubleType())
+    assert signature.result is not None, "checked when the model was resolved"
+    return signature.result
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    for folder, folders, files in os.walk(path):
+        folders.sort()
+        for name in sorted(files):
+            file = Path(folder, name)
+            digest.update(str(file.relative_to(path)).encode() + b"\0")
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
