@@ -1,0 +1,220 @@
+"""What all sinks share: the two-step interface, staged Parquet files with their footers, and the comparison of schemas."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, Protocol
+from urllib.parse import unquote
+
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
+
+from lakescore.errors import OutputError
+from lakescore.storage import Location
+
+MERGE_HINT = "rename or cast it, or set output.merge_schema=true to add new columns"
+_NO_SUCCESS_FILE = {"mapreduce.fileoutputcommitter.marksuccessfuljobs": "false"}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is published: its ID and date, the run that makes it, and what to do when it is there already."""
+
+    batch_id: str
+    run_id: str
+    score_date: date
+    on_rerun: str
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A batch that no reader sees: its rows (from the files themselves), files and bytes, and the sink's own handle."""
+
+    rows: int
+    files: int
+    size: int
+    handle: Any
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where a batch is visible; ``version`` is the table's after the commit, where the format has versions."""
+
+    location: str
+    version: int | None
+
+
+class AlreadyPublishedError(OutputError):
+    """Another run published the same batch first."""
+
+
+class Sink(Protocol):
+    """One output table.
+
+    The order of calls: ``recover``, ``find``, ``check``, ``stage``, then ``publish`` or ``discard``.
+    """
+
+    location: str
+
+    def recover(self, spark: SparkSession | None) -> None:
+        """Finish or undo what a crashed run of this batch left half-published."""
+
+    def find(self, spark: SparkSession | None) -> bool | None:
+        """Whether this batch is published; None when a session is needed to tell."""
+
+    def check(self, spark: SparkSession, schema: T.StructType) -> None:
+        """Refuse, before anything is scored, what could not be written."""
+
+    def stage(self, df: DataFrame) -> Staged:
+        """Run the job and write its rows where no reader looks."""
+
+    def publish(self, spark: SparkSession, staged: Staged) -> Published:
+        """Make the staged batch visible in one atomic step."""
+
+    def discard(self, staged: Staged | None) -> None:
+        """Remove what was staged."""
+
+
+def batch_prefix(batch_id: str) -> str:
+    """What the folders of all attempts at a batch begin with: readable, unique, and safe in every store's paths."""
+    slug = re.sub(r"[^A-Za-z0-9_]", "-", batch_id)[:40]
+    return f"{slug}-{hashlib.sha256(batch_id.encode()).hexdigest()[:10]}-"
+
+
+def attempt_name(batch_id: str) -> str:
+    """A folder for one attempt at a batch."""
+    return batch_prefix(batch_id) + uuid.uuid4().hex[:12]
+
+
+def attempts(folder: Location, batch_id: str) -> Iterator[Location]:
+    """The folders that attempts at this batch left."""
+    prefix = batch_prefix(batch_id)
+    return (child for child in folder.children() if child.name.startswith(prefix))
+
+
+def write_parquet(df: DataFrame, target: str, partition_by: list[str]) -> None:
+    """Write staged files; no ``_SUCCESS`` marker, since what makes them count comes later."""
+    df.write.mode("error").options(**_NO_SUCCESS_FILE).partitionBy(*partition_by).parquet(target)
+
+
+@dataclass(frozen=True)
+class StagedFile:
+    """One staged Parquet file: its path below the staging folder, its partition values as text, its size and footer."""
+
+    path: str
+    partition: Mapping[str, str]
+    size: int
+    modified_ms: int
+    footer: Any
+
+
+def staged_files(folder: Location) -> list[StagedFile]:
+    """The files below a staging folder with their footers, read in parallel."""
+    root = folder.path.rstrip("/") + "/"
+    files = [file for file in folder.files() if file.path.endswith(".parquet")]
+
+    def load(index: int) -> StagedFile:
+        file = files[index]
+        with folder.fs.open_input_file(file.path) as stream:
+            footer = pq.read_metadata(stream)
+        relative = file.path.removeprefix(root)
+        partition = dict(part.split("=", 1) for part in relative.split("/")[:-1])
+        return StagedFile(relative, {k: unquote(v) for k, v in partition.items()}, file.size, file.modified_ms, footer)
+
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        return list(pool.map(load, range(len(files))))
+
+
+def file_statistics(footer: Any) -> str:
+    """A Delta add action's statistics from a Parquet footer: rows, and min, max and null counts of flat columns.
+
+    A column is left out of min and max where its footer has none, or where they would not be exact as JSON (NaN, binary).
+    """
+    names = {footer.schema.column(i).path: i for i in range(footer.num_columns)}
+    low: dict[str, Any] = {}
+    high: dict[str, Any] = {}
+    nulls: dict[str, int] = {}
+    for path, index in names.items():
+        column = footer.schema.column(index)
+        if column.max_repetition_level or column.path != column.name or "." in path:
+            continue
+        chunks = [footer.row_group(g).column(index).statistics for g in range(footer.num_row_groups)]
+        if any(chunk is None for chunk in chunks):
+            continue
+        if all(chunk.has_null_count for chunk in chunks):
+            nulls[path] = sum(chunk.null_count for chunk in chunks)
+        bounds = [chunk for chunk in chunks if chunk.has_min_max]
+        if len(bounds) == len(chunks) and bounds:
+            least, most = _json_bound(min(b.min for b in bounds)), _json_bound(max(b.max for b in bounds))
+            if least is not None and most is not None:
+                low[path], high[path] = least, most
+    return json.dumps({"numRecords": footer.num_rows, "minValues": low, "maxValues": high, "nullCount": nulls})
+
+
+def _json_bound(value: Any) -> Any:
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, datetime):
+        return None  # JSON statistics keep milliseconds: a rounded maximum would hide rows
+    if isinstance(value, date):
+        return value.isoformat()
+    # Long texts are cut by some writers without saying so; short ones are exact.
+    return value if isinstance(value, str) and len(value) <= 32 else None
+
+
+def refuse_case_duplicates(schema: T.StructType, where: str) -> None:
+    """Delta tells columns apart regardless of case, whatever Spark is set to.
+
+    Raises:
+        OutputError: naming the two.
+    """
+    seen: dict[str, str] = {}
+    for name in schema.names:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise OutputError(f"{where}: the columns {other!r} and {name!r} differ only by case, which Delta does not allow; rename one")
+
+
+def compare_schemas(existing: T.StructType, new: T.StructType, merge: bool, where: str) -> bool:
+    """Whether the batch brings columns that the table has not (allowed with ``merge``).
+
+    Raises:
+        OutputError: naming the first column that differs, with both types.
+    """
+    there = {field.name.casefold(): field for field in existing.fields}
+    here = {field.name.casefold(): field for field in new.fields}
+    for key, field in here.items():
+        other = there.get(key)
+        if other is not None and other.dataType.simpleString() != field.dataType.simpleString():
+            raise OutputError(
+                f"{where}: column {field.name!r} is {other.dataType.simpleString()} in the table and "
+                f"{field.dataType.simpleString()} in this batch; cast it (columns.cast) or write to another table"
+            )
+        if other is not None and other.name != field.name:
+            raise OutputError(f"{where}: the table calls the column {other.name!r} and this batch {field.name!r}; rename it")
+    added = [field for key, field in here.items() if key not in there]
+    missing = [field for key, field in there.items() if key not in here]
+    if not merge:
+        for field in added:
+            raise OutputError(
+                f"{where}: column {field.name!r} ({field.dataType.simpleString()}) is in this batch and absent in the table; {MERGE_HINT}"
+            )
+        for field in missing:
+            raise OutputError(
+                f"{where}: column {field.name!r} ({field.dataType.simpleString()}) is in the table and absent in this batch; keep it in "
+                "output.columns, or set output.merge_schema=true to leave it null"
+            )
+    return bool(added)

@@ -1,0 +1,353 @@
+"""A Delta table by path: Parquet files staged inside its folder, unreferenced, then one commit that adds them.
+
+Readers see what the log names, so staged files are invisible, need no rename and are written once. The commit carries the batch
+as a Delta application transaction, which makes a second commit of the same batch fail even when two runs race.
+
+Tables that the deltalake library does not write (column mapping, constraints, ...), new columns and odd column names go through
+Spark's own Delta writer in the same single commit; only there are the rows written twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
+
+from lakescore import storage
+from lakescore.config import OutputConfig
+from lakescore.errors import OutputError, listing
+from lakescore.failures import translated
+from lakescore.schema import BATCH, PARTITION
+from lakescore.sinks.base import (
+    AlreadyPublishedError,
+    Batch,
+    Published,
+    Staged,
+    StagedFile,
+    attempt_name,
+    attempts,
+    compare_schemas,
+    file_statistics,
+    refuse_case_duplicates,
+    staged_files,
+    write_parquet,
+)
+from lakescore.version import __version__
+
+log = logging.getLogger(__name__)
+
+# Not hidden (`_x`), so that VACUUM removes in time what a crashed run or a replaced batch leaves here.
+STAGING = "lakescore"
+_WRITABLE_FEATURES = {"appendOnly", "invariants", "timestampNtz"}
+_PLAIN_WRITER = 2
+_NEEDS_MAPPING = set(" ,;{}()\n\t=")
+_COLUMN_MAPPING = {"delta.columnMapping.mode": "name"}
+
+
+def app_id(batch_id: str) -> str:
+    """The application transaction that marks a batch in a Delta table's log."""
+    return f"lakescore:{batch_id}"
+
+
+def user_metadata(batch: Batch) -> str:
+    """What the commit says of itself, for ``DESCRIBE HISTORY``."""
+    return json.dumps({"batch_id": batch.batch_id, "run_id": batch.run_id, "lakescore": __version__})
+
+
+def needs_mapping(schema: T.StructType) -> bool:
+    """Whether a column's name is one that Delta writes only with column mapping."""
+    return any(_NEEDS_MAPPING & set(name) for name in schema.names)
+
+
+@dataclass
+class _Handle:
+    """A staged attempt: its folder and files."""
+
+    folder: storage.Location
+    files: list[StagedFile]
+    schema: T.StructType
+
+
+class DeltaSink:
+    """See the module."""
+
+    def __init__(self, config: OutputConfig, batch: Batch) -> None:
+        self._config = config
+        self._batch = batch
+        self.location = storage.absolute(config.path or "")
+        root = storage.Location.of(self.location)
+        if root is None:
+            raise OutputError(f"output.path: {self.location} is on a file system that this process cannot reach; use output.table")
+        self._root = root
+        self._through_spark = False
+        self._merges = False
+
+    def recover(self, spark: SparkSession | None) -> None:
+        """Nothing: a Delta commit is there or it is not."""
+
+    def find(self, spark: SparkSession | None) -> bool | None:
+        table = self._table()
+        return table is not None and table.transaction_version(app_id(self._batch.batch_id)) is not None
+
+    def check(self, spark: SparkSession, schema: T.StructType) -> None:
+        refuse_case_duplicates(schema, f"output.path: {self.location}")
+        table = self._table()
+        if table is None:
+            self._check_free()
+            self._through_spark = needs_mapping(schema)
+            return
+        self._check_partitions(list(table.metadata().partition_columns))
+        existing = T.StructType.fromJson(json.loads(table.schema().to_json()))
+        self._merges = compare_schemas(existing, schema, self._config.merge_schema, f"output.path: {self.location}")
+        self._through_spark = self._merges or not _library_writes(table, existing)
+
+    def stage(self, df: DataFrame) -> Staged:
+        folder = self._root / STAGING / attempt_name(self._batch.batch_id)
+        try:
+            write_parquet(df, self._spark_path(folder), [PARTITION])
+            files = staged_files(folder)
+        except BaseException:
+            self._remove(folder)
+            raise
+        return Staged(
+            rows=sum(int(file.footer.num_rows) for file in files),
+            files=len(files),
+            size=sum(file.size for file in files),
+            handle=_Handle(folder, files, df.schema),
+        )
+
+    def publish(self, spark: SparkSession, staged: Staged) -> Published:
+        handle: _Handle = staged.handle
+        if self._through_spark:
+            self._commit_through_spark(spark, handle)
+        else:
+            self._commit(spark, handle)
+        # The batch is published: nothing that fails from here on may look like a failed run.
+        try:
+            self._clear_other_attempts(handle)
+            table = self._table()
+            version = int(table.version()) if table else None
+        except Exception as error:
+            log.warning("output: the batch is published; tidying up failed: %s", error)
+            version = None
+        return Published(self.location, version)
+
+    def discard(self, staged: Staged | None) -> None:
+        if staged is not None and not self._may_be_committed(staged.handle):
+            self._remove(staged.handle.folder)
+
+    def _table(self) -> DeltaTable | None:
+        try:
+            return DeltaTable(self.location)
+        except TableNotFoundError:
+            return None
+        except (DeltaError, OSError) as error:
+            if not (self._root / "_delta_log").is_dir():
+                return None
+            raise OutputError(f"output.path: the Delta table {self.location} cannot be read: {str(error).splitlines()[0]}") from error
+
+    def _check_free(self) -> None:
+        if not self._root.exists():
+            return
+        if not self._root.is_dir():
+            raise OutputError(f"output.path: {self.location} is a file; give a folder")
+        others = [child.name for child in self._root.children() if child.name != STAGING]
+        if others:
+            raise OutputError(
+                f"output.path: {self.location} is no Delta table and not empty (it holds {listing(others)}); give another path, or "
+                "set output.format=parquet"
+            )
+
+    def _check_partitions(self, found: list[str]) -> None:
+        if found != [PARTITION]:
+            raise OutputError(
+                f"output.path: {self.location} is partitioned by {listing(found)}; Lakescore writes tables partitioned by {PARTITION}"
+            )
+
+    def _spark_path(self, folder: storage.Location) -> str:
+        return self.location.rstrip("/") + folder.path.removeprefix(self._root.path.rstrip("/"))
+
+    def _remove(self, folder: storage.Location) -> None:
+        try:
+            folder.remove()
+            (self._root / STAGING).remove_if_empty()
+            if not (self._root / "_delta_log").exists():
+                self._root.remove_if_empty()
+        except OSError as error:
+            log.warning("output: the staged files in %s could not be removed: %s", folder.path, error)
+
+    def _may_be_committed(self, handle: _Handle) -> bool:
+        """Whether the log names this attempt's files, or cannot be asked: a commit may succeed although its answer is lost."""
+        try:
+            table = self._table()
+            return table is not None and any(f"/{STAGING}/{handle.folder.name}/" in uri for uri in table.file_uris())
+        except Exception:
+            return True
+
+    def _require_files(self, handle: _Handle) -> None:
+        """A run of the same batch that was faster clears other attempts away; what is gone must not be committed."""
+        if sum(1 for _ in handle.folder.files()) < len(handle.files):
+            raise AlreadyPublishedError(f"output.path: another run of the batch {self._batch.batch_id} cleared this one's staged files")
+
+    def _clear_other_attempts(self, handle: _Handle) -> None:
+        """Remove what crashed or defeated attempts at this batch left.
+
+        Only after our own commit: from now on the log refuses theirs, so no file that a commit names can be lost. Files of a batch that
+        was replaced stay for time travel until VACUUM takes them.
+        """
+        if self._batch.on_rerun == "replace":
+            return
+        for other in attempts(self._root / STAGING, self._batch.batch_id):
+            if other.name != handle.folder.name:
+                self._remove(other)
+
+    def _commit(self, spark: SparkSession, handle: _Handle) -> None:
+        adds = [_add_action(handle, file) for file in handle.files]
+        schema = Schema.from_json(nullable(handle.schema).json())
+        table = self._table()
+        if table is None:
+            if self._create(adds, schema, handle):
+                return
+            table = self._table()
+        if table is None:
+            raise OutputError(f"output.path: the Delta table {self.location} could be neither created nor opened")
+        current = table.transaction_version(app_id(self._batch.batch_id))
+        if current is not None and self._batch.on_rerun != "replace":
+            raise self._beaten()
+        self._require_files(handle)
+        removes: list[RemoveAction] | None = self._replaced_files(table) if current is not None else []
+        if removes is None:
+            self._commit_through_spark(spark, handle)
+            return
+        try:
+            table.create_write_transaction(
+                [*removes, *adds], "append", schema, [PARTITION], commit_properties=self._properties((current or 0) + 1)
+            )
+        except CommitFailedError as error:
+            if not (handle.files and self._may_be_committed(handle)):
+                raise self._lost_race(error) from error
+        except DeltaError as error:
+            if handle.files and self._may_be_committed(handle):
+                return
+            raise OutputError(f"output.path: the commit to {self.location} failed: {str(error).splitlines()[0]}") from error
+
+    def _create(self, adds: list[AddAction], schema: Schema, handle: _Handle) -> bool:
+        """Make the table with the batch as its version 0; False where another run made the table first."""
+        try:
+            create_table_with_add_actions(
+                self.location, schema, adds, mode="error", partition_by=[PARTITION], commit_properties=self._properties(1)
+            )
+        except (DeltaError, OSError) as error:
+            if self._table() is not None:
+                return bool(handle.files) and self._may_be_committed(handle)
+            raise OutputError(f"output.path: the table {self.location} could not be created: {str(error).splitlines()[0]}") from error
+        return True
+
+    def _lost_race(self, error: Exception) -> OutputError:
+        table = self._table()
+        if table is not None and table.transaction_version(app_id(self._batch.batch_id)) is not None:
+            return self._beaten()
+        return OutputError(f"output.path: the commit to {self.location} failed: {str(error).splitlines()[0]}; run the batch again")
+
+    def _properties(self, version: int) -> CommitProperties:
+        return CommitProperties(
+            custom_metadata={"userMetadata": user_metadata(self._batch)},
+            max_commit_retries=20,
+            app_transactions=[Transaction(app_id(self._batch.batch_id), version)],
+        )
+
+    def _replaced_files(self, table: DeltaTable) -> list[RemoveAction] | None:
+        """The files that hold exactly this batch; None where one holds other rows too (after OPTIMIZE) or does not tell."""
+        removes = []
+        now = int(time.time() * 1000)
+        for file in pa.table(table.get_add_actions(flatten=True)).to_pylist():
+            low, high = file.get(f"min.{BATCH}"), file.get(f"max.{BATCH}")
+            if low is None or high is None:
+                return None
+            if low <= self._batch.batch_id <= high:
+                if low != high:
+                    return None
+                values: dict[str, str | None] = {PARTITION: str(file[f"partition.{PARTITION}"])}
+                removes.append(RemoveAction(file["path"], True, now, file["size_bytes"], values))
+        return removes
+
+    def _commit_through_spark(self, spark: SparkSession, handle: _Handle) -> None:
+        table = self._table()
+        current = table.transaction_version(app_id(self._batch.batch_id)) if table else None
+        if current is not None and self._batch.on_rerun != "replace":
+            raise self._beaten()
+        with translated(f"output.path: the commit to {self.location} failed", OutputError):
+            staged = spark.read.schema(handle.schema).parquet(self._spark_path(handle.folder))
+            options = spark_options(self._batch, current, self._merges)
+            if table is None and needs_mapping(handle.schema):
+                options.update(_COLUMN_MAPPING)
+            mode = "append" if current is None else "overwrite"
+            staged.write.format("delta").mode(mode).options(**options).partitionBy(PARTITION).save(self.location)
+        # Delta leaves out, and says nothing, what another run of the same batch has committed meanwhile.
+        table = self._table()
+        if table is not None and not any(was_made_by(entry.get("userMetadata"), self._batch.run_id) for entry in table.history(50)):
+            raise self._beaten()
+        self._remove(handle.folder)
+
+    def _beaten(self) -> AlreadyPublishedError:
+        return AlreadyPublishedError(f"output.path: the batch {self._batch.batch_id} was published by another run meanwhile")
+
+
+def was_made_by(metadata: str | None, value: str, key: str = "run_id") -> bool:
+    """Whether a commit's ``userMetadata`` is one of ours that names this run (or, by ``key``, this batch)."""
+    try:
+        found = json.loads(metadata or "{}")
+    except ValueError:
+        return False
+    return isinstance(found, dict) and "lakescore" in found and found.get(key) == value
+
+
+def spark_options(batch: Batch, current: int | None, merges: bool) -> dict[str, str]:
+    """Options for one commit through Spark's Delta writer: the batch's transaction, and only its rows replaced."""
+    options = {
+        "txnAppId": app_id(batch.batch_id),
+        "txnVersion": str((current or 0) + 1),
+        "userMetadata": user_metadata(batch),
+    }
+    if merges:
+        options["mergeSchema"] = "true"
+    if current is not None:
+        options["replaceWhere"] = f"{BATCH} = '{batch.batch_id}'"
+    return options
+
+
+def nullable(schema: T.StructType) -> T.StructType:
+    """The schema as a table's: every column nullable, without Spark's private metadata."""
+    return T.StructType([T.StructField(field.name, field.dataType, True) for field in schema.fields])
+
+
+def _add_action(handle: _Handle, file: StagedFile) -> AddAction:
+    return AddAction(
+        path=f"{STAGING}/{handle.folder.name}/{file.path}",
+        size=file.size,
+        partition_values=dict(file.partition),
+        modification_time=file.modified_ms,
+        data_change=True,
+        stats=file_statistics(file.footer),
+    )
+
+
+def _library_writes(table: DeltaTable, schema: T.StructType) -> bool:
+    """Whether the deltalake library writes to this table without leaving out anything that its protocol asks for."""
+    protocol = table.protocol()
+    features: set[str] = set(protocol.writer_features or ())
+    configuration: Mapping[str, Any] = table.metadata().configuration
+    plain = protocol.min_writer_version <= _PLAIN_WRITER or features <= _WRITABLE_FEATURES
+    if not plain or any(key.startswith("delta.constraints.") for key in configuration):
+        return False
+    return not any(key.startswith("delta.") for field in schema.fields for key in (field.metadata or {}))

@@ -1,0 +1,229 @@
+"""A Parquet table by path: staged in a hidden folder, published by rename as ``score_date=D/batch_id=B/``.
+
+::
+
+    TABLE/score_date=2026-01-31/batch_id=B/part-....parquet   what readers see
+    TABLE/_lakescore/staging/ATTEMPT/...                      a batch that no reader sees
+    TABLE/_lakescore/journal/BATCH.json                       the renames of a publication that takes more than one
+    TABLE/_lakescore/replaced/ATTEMPT/...                     what a replacement took out, until it is complete
+
+One rename is atomic. A batch with several partition dates, or a replacement, takes several: the journal is written first, and the
+next run of that batch finishes what it lists (everything staged had passed the audit).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
+
+from lakescore import storage
+from lakescore.config import OutputConfig
+from lakescore.errors import OutputError, listing
+from lakescore.failures import translated
+from lakescore.schema import BATCH, PARTITION
+from lakescore.sinks.base import (
+    AlreadyPublishedError,
+    Batch,
+    Published,
+    Staged,
+    StagedFile,
+    attempt_name,
+    attempts,
+    batch_prefix,
+    compare_schemas,
+    staged_files,
+    write_parquet,
+)
+
+log = logging.getLogger(__name__)
+
+HIDDEN = "_lakescore"
+Move = tuple[str, str]  # from and to, relative to the table's folder
+
+
+@dataclass
+class _Handle:
+    """A staged attempt: its folder, and the partition folders in it relative to it."""
+
+    folder: storage.Location
+    partitions: list[str]
+
+
+class ParquetSink:
+    """See the module."""
+
+    def __init__(self, config: OutputConfig, batch: Batch) -> None:
+        self._config = config
+        self._batch = batch
+        self.location = storage.absolute(config.path or "")
+        root = storage.Location.of(self.location)
+        if root is None:
+            raise OutputError(f"output.path: {self.location} is on a file system that this process cannot reach")
+        self._root = root
+        if _changes_as_partition(batch.batch_id):
+            raise OutputError(
+                f"run.batch_id: {batch.batch_id!r} would be read back from a Parquet table's folder name as the number "
+                f"{float(batch.batch_id):g}; put a letter in front of it, or use output.format=delta"
+            )
+
+    def recover(self, spark: SparkSession | None) -> None:
+        journal = self._journal
+        if not journal.exists():
+            return
+        moves: list[Move] = [(source, target) for source, target in json.loads(journal.read_text())]
+        log.info("output: finishing the interrupted publication of batch %s (%d renames)", self._batch.batch_id, len(moves))
+        self._apply(moves, finishing=True)
+        self._tidy()
+
+    def find(self, spark: SparkSession | None) -> bool | None:
+        return bool(self._published())
+
+    def check(self, spark: SparkSession, schema: T.StructType) -> None:
+        if (self._root / "_delta_log").is_dir():
+            raise OutputError(f"output.format: {self.location} is a Delta table; set output.format=delta, or give another path")
+        if self._root.exists() and not self._root.is_dir():
+            raise OutputError(f"output.path: {self.location} is a file; give a folder")
+        foreign = [c.name for c in self._root.children() if not storage.is_hidden(c.name) and not c.name.startswith(f"{PARTITION}=")]
+        if foreign:
+            raise OutputError(f"output.path: {self.location} holds what Lakescore did not write ({listing(foreign)}); give another path")
+        newest = self._newest_file()
+        if newest is None:
+            return
+        with translated(f"output.path: {newest} cannot be read", OutputError):
+            existing = spark.read.parquet(newest).schema
+        inside = T.StructType([field for field in schema.fields if field.name not in (PARTITION, BATCH)])
+        compare_schemas(existing, inside, self._config.merge_schema, f"output.path: {self.location}")
+
+    def stage(self, df: DataFrame) -> Staged:
+        folder = self._root / HIDDEN / "staging" / attempt_name(self._batch.batch_id)
+        try:
+            write_parquet(df, self._spark_path(folder), [PARTITION, BATCH])
+            files = staged_files(folder)
+            if not files:
+                files = self._stage_empty(df, folder)
+        except BaseException:
+            self._remove(folder)
+            raise
+        partitions = sorted({file.path.rsplit("/", 1)[0] for file in files})
+        return Staged(
+            rows=sum(int(file.footer.num_rows) for file in files),
+            files=len(files),
+            size=sum(file.size for file in files),
+            handle=_Handle(folder, partitions),
+        )
+
+    def publish(self, spark: SparkSession, staged: Staged) -> Published:
+        handle: _Handle = staged.handle
+        old = self._published()
+        if old and self._batch.on_rerun != "replace":
+            raise self._beaten()
+        attempt = f"{HIDDEN}/staging/{handle.folder.name}"
+        out: list[Move] = [(path, f"{HIDDEN}/replaced/{handle.folder.name}/{path}") for path in old]
+        into: list[Move] = [(f"{attempt}/{path}", path) for path in handle.partitions]
+        moves = out + into
+        with translated(f"output.path: {self.location} cannot be published to", OutputError):
+            if len(moves) > 1:
+                self._journal.write_text(json.dumps(moves))
+            try:
+                self._apply(moves)
+            except FileExistsError:
+                raise self._beaten() from None
+            self._tidy()
+        return Published(self.location, None)
+
+    def discard(self, staged: Staged | None) -> None:
+        # Once the journal is written the batch is decided: the next run of it finishes the renames.
+        if staged is not None and not self._journal.exists():
+            self._remove(staged.handle.folder)
+
+    @property
+    def _journal(self) -> storage.Location:
+        return self._root / HIDDEN / "journal" / f"{batch_prefix(self._batch.batch_id).rstrip('-')}.json"
+
+    def _published(self) -> list[str]:
+        """The folders of this batch that readers see, relative to the table's."""
+        found = []
+        for day in self._root.children():
+            if day.name.startswith(f"{PARTITION}="):
+                found += [f"{day.name}/{c.name}" for c in day.children() if unquote(c.name) == f"{BATCH}={self._batch.batch_id}"]
+        return found
+
+    def _newest_file(self) -> str | None:
+        days = [child for child in self._root.children() if child.name.startswith(f"{PARTITION}=")]
+        for day in reversed(days):
+            files = [file for file in day.files() if file.path.endswith(".parquet")]
+            if files:
+                newest = max(files, key=lambda file: file.modified_ms)
+                return self._spark_path(storage.Location(self._root.fs, newest.path))
+        return None
+
+    def _spark_path(self, place: storage.Location) -> str:
+        return self.location.rstrip("/") + place.path.removeprefix(self._root.path.rstrip("/"))
+
+    def _stage_empty(self, df: DataFrame, folder: storage.Location) -> list[StagedFile]:
+        """A batch without rows leaves its folder too, with one empty file: a rerun finds it, and a reader has columns."""
+        inside = T.StructType([field for field in df.schema.fields if field.name not in (PARTITION, BATCH)])
+        escaped = self._batch.batch_id.replace(":", "%3A").replace("=", "%3D")
+        target = folder / f"{PARTITION}={self._batch.score_date.isoformat()}" / f"{BATCH}={escaped}"
+        write_parquet(df.sparkSession.createDataFrame([], inside).coalesce(1), self._spark_path(target), [])
+        return staged_files(folder)
+
+    def _apply(self, moves: list[Move], finishing: bool = False) -> None:
+        """Do the renames, in order; when ``finishing`` what a crashed run began, those that are done are passed over.
+
+        Raises:
+            FileExistsError: another run has published the batch.
+        """
+        for source, target in moves:
+            start, end = self._place(source), self._place(target)
+            if finishing and end.exists():
+                continue
+            if not start.exists():
+                raise OutputError(
+                    f"output.path: {start.path} is gone, which the publication of batch {self._batch.batch_id} needs; nothing was removed"
+                )
+            start.move_to(end)
+
+    def _place(self, relative: str) -> storage.Location:
+        place = self._root
+        for part in relative.split("/"):
+            place = place / part
+        return place
+
+    def _beaten(self) -> AlreadyPublishedError:
+        return AlreadyPublishedError(f"output.path: the batch {self._batch.batch_id} was published by another run meanwhile")
+
+    def _tidy(self) -> None:
+        """Remove the journal, what was replaced, and what other attempts at this batch left: it is published, they cannot be."""
+        self._journal.remove()
+        for kind in ("staging", "replaced"):
+            for attempt in attempts(self._root / HIDDEN / kind, self._batch.batch_id):
+                self._remove(attempt)
+        for kind in ("staging", "replaced", "journal"):
+            (self._root / HIDDEN / kind).remove_if_empty()
+        (self._root / HIDDEN).remove_if_empty()
+        for day in self._root.children():
+            if day.name.startswith(f"{PARTITION}="):
+                day.remove_if_empty()
+
+    def _remove(self, folder: storage.Location) -> None:
+        try:
+            folder.remove()
+            for place in (self._root / HIDDEN / "staging", self._root / HIDDEN, self._root):
+                place.remove_if_empty()
+        except OSError as error:
+            log.warning("output: the staged files in %s could not be removed: %s", folder.path, error)
+
+
+def _changes_as_partition(batch_id: str) -> bool:
+    """Whether Spark, which guesses the type of a partition folder's value, would give back another text than the ID."""
+    try:
+        number = float(batch_id)
+    except ValueError:
+        return False
+    return str(int(number)) != batch_id if number.is_integer() else repr(number) != batch_id

@@ -1,0 +1,214 @@
+"""The MLflow run of a scoring run: parameters, counts, seconds per stage, versions; FINISHED, or FAILED with the one line."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+from urllib.parse import urlsplit
+
+import mlflow
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
+from mlflow.exceptions import MlflowException
+
+from lakescore.config import ScoreConfig, TrackingConfig
+from lakescore.errors import PlatformError
+from lakescore.redact import redact, redact_tree
+from lakescore.version import __version__
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 5
+REQUEST_SECONDS = 15
+REQUEST_RETRIES = 1
+_MAX_TEXT = 5_000
+_VERSIONS = ("pyspark", "mlflow-skinny", "pandas", "pyarrow", "deltalake", "scikit-learn", "xgboost", "xgboost-cpu", "lightgbm", "torch")
+
+
+@dataclass
+class Record:
+    """What is known of a run so far; ``run_id`` is the MLflow run's."""
+
+    client: MlflowClient
+    run_id: str
+    experiment_id: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time one stage; its seconds become the metric ``seconds.NAME``."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters; secrets are taken out, long ones are cut."""
+        params = [Param(key, redact(str(value))[:_MAX_TEXT]) for key, value in values.items() if value is not None]
+        self.client.log_batch(self.run_id, params=params)
+
+    def finish(self, status: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """End the run: FINISHED or FAILED."""
+        now = int(time.time() * 1000)
+        values = {**metrics, **{f"seconds.{name}": round(value, 3) for name, value in self.seconds.items()}}
+        self.client.log_batch(
+            self.run_id,
+            metrics=[Metric(key, float(value), now, 0) for key, value in values.items()],
+            tags=[RunTag(key, redact(value)[:_MAX_TEXT]) for key, value in tags.items()],
+        )
+        self.client.set_terminated(self.run_id, status)
+
+
+def client_for(config: TrackingConfig) -> MlflowClient:
+    """A client for the configured servers (default: MLflow's own, ``MLFLOW_TRACKING_URI``), reached in bounded time.
+
+    Raises:
+        PlatformError: a server does not answer, or the store's packages are missing.
+    """
+    tracking_uri = config.tracking_uri or mlflow.get_tracking_uri()
+    _require_answer("tracking.tracking_uri", tracking_uri)
+    if config.registry_uri:
+        _require_answer("tracking.registry_uri", config.registry_uri)
+    try:
+        return MlflowClient(tracking_uri=tracking_uri, registry_uri=config.registry_uri)
+    except Exception as error:
+        if "unsupported URI" in str(error) and "sqlite" in tracking_uri:
+            raise PlatformError(
+                f"tracking.tracking_uri: {tracking_uri} needs the whole MLflow: pip install 'lakescore[mlflow]', or give a server"
+            ) from error
+        raise PlatformError(f"tracking.tracking_uri: {tracking_uri} cannot be used: {error}") from error
+
+
+@contextmanager
+def open_record(client: MlflowClient, config: ScoreConfig) -> Iterator[Record]:
+    """Start the MLflow run of a scoring run and log the resolved configuration.
+
+    An exception inside ends the run as FAILED with its one line as the tag ``lakescore.error``. The caller ends a good run.
+
+    Raises:
+        PlatformError: the tracking server refuses or does not answer.
+    """
+    record = _start(client, config)
+    try:
+        yield record
+    except BaseException as error:
+        line = redact(" ".join(str(error).split())) or type(error).__name__
+        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        try:
+            record.finish(status, {}, {"lakescore.error": line})
+        except Exception as failure:
+            log.warning("tracking: the run %s could not be marked %s: %s", record.run_id, status, redact(str(failure)))
+        raise
+
+
+def _start(client: MlflowClient, config: ScoreConfig) -> Record:
+    record = None
+    try:
+        with _impatient():
+            experiment_id = _experiment(client, config.tracking.experiment)
+            run = client.create_run(experiment_id, run_name=config.run.name, tags=_tags(config))
+            record = Record(client, run.info.run_id, experiment_id)
+            client.log_text(run.info.run_id, as_yaml(config), "config.yaml")
+    except Exception as error:
+        if record is not None:
+            with contextlib.suppress(Exception):
+                client.set_terminated(record.run_id, "FAILED")
+        raise PlatformError(f"tracking.tracking_uri: {client.tracking_uri} cannot record the run: {error}") from error
+    return record
+
+
+def _experiment(client: MlflowClient, name: str) -> str:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException:
+            # Two first runs at once: the other one made it.
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    return str(experiment.experiment_id)
+
+
+def as_yaml(config: ScoreConfig) -> str:
+    """The resolved configuration as YAML, without secrets and without inline rows; columns may be called what they like."""
+    tree = config.to_dict()
+    if tree["source"]["rows"] is not None:
+        tree["source"]["rows"] = f"<{len(tree['source']['rows'])} inline>"
+    shown = {name: section if name == "columns" else redact_tree(section) for name, section in tree.items()}
+    return str(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True))
+
+
+def _tags(config: ScoreConfig) -> dict[str, str]:
+    tags = {"lakescore.version": __version__, "lakescore.batch_id": str(config.run.batch_id), **redact_tree(config.tracking.tags)}
+    commit = _git_commit()
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
+    active = mlflow.active_run()
+    if active is not None:
+        tags["mlflow.parentRunId"] = active.info.run_id
+    tags["mlflow.source.name"] = os.path.basename(sys.argv[0]) or "python"
+    tags["mlflow.source.type"] = "JOB"
+    return tags
+
+
+def package_versions() -> dict[str, str]:
+    """The versions that a prediction depends on, as parameters of the run."""
+    versions = {"version.python": platform.python_version(), "version.lakescore": __version__}
+    for name in _VERSIONS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[f"version.{name}"] = metadata.version(name)
+    return versions
+
+
+def _git_commit() -> str | None:
+    try:
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None
+
+
+def _require_answer(key: str, uri: str) -> None:
+    """Knock at a server's port: MLflow itself would retry for minutes."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname or "", port), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise PlatformError(
+            f"{key}: the MLflow server {uri} does not answer: {getattr(error, 'strerror', None) or error}; start it, or give another URI"
+        ) from error
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Short timeouts for the first requests: a server that hangs must not hold the job for an hour."""
+    settings: dict[Any, int] = {MLFLOW_HTTP_REQUEST_TIMEOUT: REQUEST_SECONDS, MLFLOW_HTTP_REQUEST_MAX_RETRIES: REQUEST_RETRIES}
+    before = {variable: variable.get_raw() for variable in settings}
+    for variable, value in settings.items():
+        variable.set(value)
+    try:
+        yield
+    finally:
+        for variable, old in before.items():
+            if old is None:
+                variable.unset()
+            else:
+                variable.set(old)
