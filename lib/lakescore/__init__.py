@@ -1,0 +1,35 @@
+"""Score any MLflow model over any table or folder with Spark, whole or not at all.
+
+``from lakescore import score``. The package itself imports nothing: reading a configuration or printing an error must
+not cost the import of Spark and MLflow.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lakescore.version import __version__
+
+__all__ = ["LakescoreError", "ScoreConfig", "ScoreResult", "__version__", "compose", "score"]
+
+if TYPE_CHECKING:
+    from lakescore.compose import compose
+    from lakescore.config import ScoreConfig
+    from lakescore.errors import LakescoreError
+    from lakescore.pipeline import ScoreResult, score
+
+_HOMES = {
+    "LakescoreError": "lakescore.errors",
+    "ScoreConfig": "lakescore.config",
+    "ScoreResult": "lakescore.pipeline",
+    "compose": "lakescore.compose",
+    "score": "lakescore.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,136 @@
+"""The command line: exit codes, and one line on stderr for whoever made a mistake."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lakescore.cli import main, score_main
+from lakescore.version import __version__
+
+Streams = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """The command line configures logging for its own process, which here is everybody's."""
+    own = logging.getLogger("lakescore")
+    before = own.handlers, own.propagate, own.level
+    yield
+    own.handlers, own.propagate, own.level = before
+
+
+def test_the_version_is_printed(capsys: Streams) -> None:
+    code = main(["--version"])
+
+    assert (code, capsys.readouterr().out) == (0, f"lakescore {__version__}\n")
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["-h"], 0), ([], 2)])
+def test_help_names_the_commands_and_only_asking_for_it_is_success(arguments: list[str], code: int, capsys: Streams) -> None:
+    assert main(arguments) == code
+    assert capsys.readouterr().out.startswith("usage: lakescore COMMAND ...\n\ncommands:\n  score ")
+
+
+def test_the_help_of_score_succeeds_and_shows_an_example(capsys: Streams) -> None:
+    with pytest.raises(SystemExit) as caught:
+        score_main(["--help"])
+
+    assert caught.value.code == 0
+    assert "lakescore score model.uri=models:/churn@champion" in capsys.readouterr().out
+
+
+def test_an_unknown_command_is_refused_with_the_nearest(capsys: Streams) -> None:
+    code = main(["scor"])
+
+    assert (code, capsys.readouterr().err) == (
+        2,
+        "lakescore: unknown command 'scor'; known: score, setup-spark. Did you mean 'score'?\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--nope"], "unrecognized arguments: --nope; see lakescore score --help"),
+        (["--config"], "argument --config: expected one argument; see lakescore score --help"),
+        (["--config", "missing.yaml"], "--config: missing.yaml does not exist."),
+        (["--config", "good.yaml", "run.nme=x"], "run.nme: unknown key. Did you mean 'name'? (command line)"),
+        (["--config", "good.yaml", "run.name"], "override 'run.name': expected section.key=value"),
+        (["--dry-run=1"], "argument --dry-run: ignored explicit argument '1'; see lakescore score --help"),
+        (["--conf", "good.yaml"], "unrecognized arguments: --conf; see lakescore score --help"),
+        (["--config", "good.yaml", "--dry-run", "run.nme=x"], "run.nme: unknown key. Did you mean 'name'? (command line)"),
+        (["run.nme=x", "--config", "good.yaml", "run.name=y"], "run.nme: unknown key. Did you mean 'name'? (command line)"),
+        (
+            ["--config", "good.yaml", "tracking.tracking_uri=[http://user:hunter2@host]"],
+            "tracking.tracking_uri: got ['http://***@host'] (a list); expected text (command line)",
+        ),
+        (["--config", "empty.yaml"], "empty.yaml: is empty; expected sections such as model:, source: and output:"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(
+    arguments: list[str], line: str, capsys: Streams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("good.yaml").write_text("model: {uri: m}\nsource: {path: a}\noutput: {path: b}\n", encoding="utf-8")
+    Path("empty.yaml").touch()
+
+    code = score_main(arguments)
+
+    assert (code, capsys.readouterr().err) == (2, f"lakescore: {line}\n")
+
+
+def test_the_last_configuration_file_wins(capsys: Streams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("first.yaml").write_text("run: {name: [a]}\nmodel: {uri: m}\nsource: {path: a}\noutput: {path: b}\n", encoding="utf-8")
+    Path("last.yaml").write_text("run: {name: [b]}\n", encoding="utf-8")
+
+    code = score_main(["--config", "first.yaml", "--config", "last.yaml"])
+
+    assert (code, capsys.readouterr().err) == (2, "lakescore: run.name: got ['b'] (a list); expected text (last.yaml)\n")
+
+
+def test_without_a_file_the_default_one_is_read(capsys: Streams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    code = main(["score", "model.uri=m"])
+
+    assert (code, capsys.readouterr().err) == (2, "lakescore: --config: conf/score.yaml does not exist.\n")
+
+
+def test_verbose_shows_the_traceback_and_ends_with_the_line(capsys: Streams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    code = score_main(["--verbose", "--config", "missing.yaml"])
+
+    shown = capsys.readouterr().err
+    assert (code, "Traceback (most recent call last):" in shown) == (2, True)
+    assert shown.endswith("\nlakescore: --config: missing.yaml does not exist.\n")
+
+
+def test_a_tracking_server_that_is_not_there_is_exit_code_1_and_one_line(capsys: Streams, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("model: {uri: m}\nsource: {path: a}\noutput: {path: b}\n", encoding="utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+    code = score_main(["--config", str(file), f"tracking.tracking_uri=http://user:hunter2@127.0.0.1:{port}"])
+
+    assert (code, capsys.readouterr().err) == (
+        1,
+        f"lakescore: tracking.tracking_uri: the MLflow server http://***@127.0.0.1:{port} does not answer: Connection refused; start it, "
+        "or give another URI\n",
+    )
+
+
+def test_a_secret_in_a_log_is_hidden(capsys: Streams) -> None:
+    score_main(["--config", "missing.yaml"])
+    capsys.readouterr()
+
+    logging.getLogger("lakescore.session").warning("connecting to %s", "http://user:hunter2@host")
+
+    assert capsys.readouterr().err.endswith(" WARNING lakescore.session: connecting to http://***@host\n")
