@@ -64,12 +64,12 @@ def inspect(config: SourceConfig) -> Inspection:
         locations = storage.expand(path)
         if locations is None:
             known = False
-            inputs.append(path)
+            inputs.append(storage.for_spark(path))
             continue
         if not locations:
             raise InputError(_no_such_path(given, path))
         found += locations
-        inputs += [storage.escaped(location.path) if location.is_local else path for location in locations]
+        inputs += [storage.for_spark_reader(location.path) if location.is_local else path for location in locations]
     if any((location / "_delta_log").is_dir() for location in found) and config.format in (None, "delta"):
         return _inspect_delta(config, paths, found)
     files = [(location, file) for location in found for file in location.files() if _is_chosen(file, config)] if known else []
@@ -158,15 +158,16 @@ def _inspect_delta(config: SourceConfig, paths: tuple[str, ...], found: Sequence
         raise InputError(f"source.path: a Delta table is one path; found {listing(paths)}")
     if config.ddl is not None:
         raise ConfigError("source.schema: a Delta table has its own; leave it out, and use columns.select and columns.cast")
+    inputs = (storage.for_spark(paths[0]),)
     if not found:
-        return Inspection("delta", paths, paths, version=config.version)
+        return Inspection("delta", paths, inputs, version=config.version)
     if not (found[0] / "_delta_log").is_dir():
         raise InputError(f"source.path: {paths[0]} is no Delta table (there is no _delta_log in it)")
     latest = _delta_version(paths[0])
     if config.version is not None and latest is not None and config.version > latest:
         raise InputError(f"source.version: {paths[0]} has the versions up to {latest}; got {config.version}")
     pinned = config.version if config.version is not None or config.timestamp is not None else latest
-    return Inspection("delta", paths, paths, version=pinned)
+    return Inspection("delta", paths, inputs, version=pinned)
 
 
 def _delta_version(path: str) -> int | None:

@@ -90,7 +90,7 @@ def _read_path(spark: SparkSession, config: SourceConfig, inspection: Inspection
 
 
 def _read_delta(spark: SparkSession, config: SourceConfig, inspection: Inspection, reader: Any) -> tuple[DataFrame, int | None]:
-    path, version = inspection.inputs[0], inspection.version
+    (path,), version = inspection.inputs, inspection.version
     table = f"delta.{quoted(path)}"
     if config.timestamp is not None:
         with translated(f"source.timestamp: {config.timestamp}", InputError):
@@ -101,7 +101,7 @@ def _read_delta(spark: SparkSession, config: SourceConfig, inspection: Inspectio
         version = table_version(spark, table)
     if version is not None:
         reader = reader.option("versionAsOf", version)
-    return _load(reader, path, f"source.path: {path}", "delta"), version
+    return _load(reader, path, f"source.path: {inspection.paths[0]}", "delta"), version
 
 
 def _load(reader: Any, inputs: list[str] | str, where: str, format_: str) -> DataFrame:

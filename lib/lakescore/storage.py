@@ -31,10 +31,20 @@ def scheme_of(path: str) -> str:
 
 
 def absolute(path: str) -> str:
-    """The path as Spark should get it: local ones absolute, so that a later ``cd`` or another host's cwd cannot matter."""
+    """The path, local ones absolute, so that a later ``cd`` or another host's cwd cannot matter."""
     if scheme_of(path) != "file":
         return path
     return os.path.abspath(os.path.expanduser(local_path(path)))
+
+
+def for_spark(path: str) -> str:
+    """A path to write to: local ones with their scheme, or a cluster's default file system would be meant."""
+    return f"file:{absolute(path)}" if scheme_of(path) == "file" else path
+
+
+def for_spark_reader(path: str) -> str:
+    """A path to read, of which Spark takes no character for a glob's."""
+    return re.sub(r"([\\*?\[\]{}])", r"\\\1", for_spark(path))
 
 
 def local_path(path: str) -> str:
@@ -108,8 +118,8 @@ class Location:
         selector = pafs.FileSelector(self.path, allow_not_found=True)
         return [Location(self.fs, info.path) for info in sorted(self.fs.get_file_info(selector), key=lambda i: i.path)]
 
-    def files(self, hidden: bool = False) -> Iterator[File]:
-        """All files below a folder, or the file itself; ``hidden`` ones (``_x``, ``.x``) only when asked for."""
+    def files(self) -> Iterator[File]:
+        """All files below a folder but hidden ones (``_x``, ``.x``), or the file itself."""
         info = self._info()
         if info.type == pafs.FileType.File:
             yield _file(info)
@@ -118,7 +128,7 @@ class Location:
         root = self.path.rstrip("/") + "/"
         for found in sorted(self.fs.get_file_info(selector), key=lambda i: i.path):
             relative = found.path.removeprefix(root)
-            if found.type == pafs.FileType.File and (hidden or not any(map(is_hidden, relative.split("/")))):
+            if found.type == pafs.FileType.File and not any(map(is_hidden, relative.split("/"))):
                 yield _file(found)
 
     def read_text(self) -> str:
@@ -139,9 +149,6 @@ class Location:
             with contextlib.suppress(OSError):
                 beside.remove()
             raise
-
-    def make_dir(self) -> None:
-        self.fs.create_dir(self.path, recursive=True)
 
     def move_to(self, target: Location) -> None:
         """Rename; the target's parent is made, and a target that exists is refused.
@@ -198,11 +205,6 @@ def expand(path: str) -> list[Location] | None:
         return None  # Hadoop's {a,b} alternatives are no part of Python's globs
     found = [path for path in sorted(glob.glob(location.path)) if not _is_hidden_match(location.path, path)]
     return [Location(location.fs, path) for path in found]
-
-
-def escaped(path: str) -> str:
-    """A path as Spark should get it, so that it takes no character for a glob's."""
-    return re.sub(r"([\\*?\[\]{}])", r"\\\1", path)
 
 
 def _is_hidden_match(pattern: str, found: str) -> bool:

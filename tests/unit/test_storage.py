@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lakescore.storage import Location, absolute, escaped, expand, has_glob, scheme_of
+from lakescore.storage import Location, absolute, expand, for_spark, for_spark_reader, has_glob, scheme_of
 
 
 def at(path: Path) -> Location:
@@ -79,14 +79,13 @@ def test_a_scheme_that_pyarrow_does_not_know_has_no_location() -> None:
     assert Location.of("dbfs:/x") is None
 
 
-def test_hidden_files_are_listed_only_when_asked_for(tmp_path: Path) -> None:
+def test_hidden_files_are_not_listed(tmp_path: Path) -> None:
     for name in ("b.csv", "a.csv", "_SUCCESS", ".a.crc", "_log/x.csv", "_day=1/c.csv"):
         at(tmp_path / name).write_text("x")
 
     shown = [Path(file.path).relative_to(tmp_path).as_posix() for file in at(tmp_path).files()]
 
     assert shown == ["_day=1/c.csv", "a.csv", "b.csv"]
-    assert len(list(at(tmp_path).files(hidden=True))) == 6
 
 
 def test_a_glob_finds_sorted_names_without_hidden_ones(tmp_path: Path) -> None:
@@ -136,7 +135,15 @@ def test_a_path_without_a_file_names_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("path", "glob"), [("a*", True), ("a?", True), ("a[1]", True), ("{a,b}", True), ("a b-c", False)])
 def test_a_glob_is_recognised_and_its_characters_can_be_escaped(path: str, glob: bool) -> None:
-    assert (has_glob(path), "\\" in escaped(path)) == (glob, glob)
+    assert (has_glob(path), "\\" in for_spark_reader(path)) == (glob, glob)
+
+
+def test_spark_is_told_the_scheme_of_a_local_path_and_no_other_is_changed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert for_spark("a [1]") == f"file:{tmp_path}/a [1]"
+    assert for_spark_reader("file:///a%20[1]") == r"file:/a \[1\]"
+    assert for_spark("s3a://bucket/a") == "s3a://bucket/a"
 
 
 def test_a_move_makes_the_parent_of_its_target(tmp_path: Path) -> None:
@@ -160,7 +167,7 @@ def test_a_move_refuses_a_target_that_exists(tmp_path: Path) -> None:
 
 def test_a_move_refuses_a_folder_that_exists_even_if_it_is_empty(tmp_path: Path) -> None:
     at(tmp_path / "a" / "x").write_text("x")
-    at(tmp_path / "b").make_dir()
+    (tmp_path / "b").mkdir()
 
     with pytest.raises(FileExistsError, match=r"/b$"):
         at(tmp_path / "a").move_to(at(tmp_path / "b"))
@@ -194,7 +201,7 @@ def test_nothing_is_listed_where_there_is_no_folder(tmp_path: Path) -> None:
 
 def test_only_an_empty_folder_is_removed_as_empty(tmp_path: Path) -> None:
     at(tmp_path / "full" / ".hidden").write_text("x")
-    at(tmp_path / "empty").make_dir()
+    (tmp_path / "empty").mkdir()
 
     for name in ("full", "empty", "missing"):
         at(tmp_path / name).remove_if_empty()

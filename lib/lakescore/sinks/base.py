@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import re
 import uuid
@@ -18,8 +19,12 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
+from lakescore import storage
+from lakescore.config import OutputConfig
 from lakescore.errors import OutputError
 from lakescore.storage import Location
+
+log = logging.getLogger(__name__)
 
 MERGE_HINT = "rename or cast it, or set output.merge_schema=true to add new columns"
 _NO_SUCCESS_FILE = {"mapreduce.fileoutputcommitter.marksuccessfuljobs": "false"}
@@ -84,6 +89,44 @@ class Sink(Protocol):
         """Remove what was staged."""
 
 
+class PathSink:
+    """What the two tables by path share: their place, and how Spark is told of it."""
+
+    def __init__(self, config: OutputConfig, batch: Batch) -> None:
+        self._config = config
+        self._batch = batch
+        self.location = storage.absolute(config.path or "")
+        root = Location.of(self.location)
+        if root is None:
+            raise OutputError(f"output.path: {self.location} is on a file system that this process cannot reach; use output.table")
+        self._root = root
+
+    def _path_of(self, place: Location) -> str:
+        """A place in the table as users write it, scheme and all."""
+        return self.location.rstrip("/") + place.path.removeprefix(self._root.path.rstrip("/"))
+
+    def _refuse_file(self) -> None:
+        if self._root.exists() and not self._root.is_dir():
+            raise OutputError(f"output.path: {self.location} is a file; give a folder")
+
+    def _remove_attempt(self, folder: Location, *parents: Location) -> None:
+        """Remove a staged attempt, and the folders above it that it leaves empty."""
+        try:
+            folder.remove()
+            for parent in parents:
+                parent.remove_if_empty()
+        except OSError as error:
+            log.warning("output: the staged files in %s could not be removed: %s", folder.path, error)
+
+    def _beaten(self) -> AlreadyPublishedError:
+        return beaten("output.path", self._batch)
+
+
+def beaten(key: str, batch: Batch) -> AlreadyPublishedError:
+    """The error of a run that comes second."""
+    return AlreadyPublishedError(f"{key}: the batch {batch.batch_id} was published by another run meanwhile")
+
+
 def batch_prefix(batch_id: str) -> str:
     """What the folders of all attempts at a batch begin with: readable, unique, and safe in every store's paths."""
     slug = re.sub(r"[^A-Za-z0-9_]", "-", batch_id)[:40]
@@ -102,8 +145,8 @@ def attempts(folder: Location, batch_id: str) -> Iterator[Location]:
 
 
 def write_parquet(df: DataFrame, target: str, partition_by: list[str]) -> None:
-    """Write staged files; no ``_SUCCESS`` marker, since what makes them count comes later."""
-    df.write.mode("error").options(**_NO_SUCCESS_FILE).partitionBy(*partition_by).parquet(target)
+    """Write staged files to a path; no ``_SUCCESS`` marker, since what makes them count comes later."""
+    df.write.mode("error").options(**_NO_SUCCESS_FILE).partitionBy(*partition_by).parquet(storage.for_spark(target))
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from lakescore.schema import BATCH, PARTITION
 from lakescore.sinks.base import (
     AlreadyPublishedError,
     Batch,
+    PathSink,
     Published,
     Staged,
     StagedFile,
@@ -78,17 +79,11 @@ class _Handle:
     schema: T.StructType
 
 
-class DeltaSink:
+class DeltaSink(PathSink):
     """See the module."""
 
     def __init__(self, config: OutputConfig, batch: Batch) -> None:
-        self._config = config
-        self._batch = batch
-        self.location = storage.absolute(config.path or "")
-        root = storage.Location.of(self.location)
-        if root is None:
-            raise OutputError(f"output.path: {self.location} is on a file system that this process cannot reach; use output.table")
-        self._root = root
+        super().__init__(config, batch)
         self._through_spark = False
         self._merges = False
 
@@ -114,7 +109,7 @@ class DeltaSink:
     def stage(self, df: DataFrame) -> Staged:
         folder = self._root / STAGING / attempt_name(self._batch.batch_id)
         try:
-            write_parquet(df, self._spark_path(folder), [PARTITION])
+            write_parquet(df, self._path_of(folder), [PARTITION])
             files = staged_files(folder)
         except BaseException:
             self._remove(folder)
@@ -157,10 +152,7 @@ class DeltaSink:
             raise OutputError(f"output.path: the Delta table {self.location} cannot be read: {str(error).splitlines()[0]}") from error
 
     def _check_free(self) -> None:
-        if not self._root.exists():
-            return
-        if not self._root.is_dir():
-            raise OutputError(f"output.path: {self.location} is a file; give a folder")
+        self._refuse_file()
         others = [child.name for child in self._root.children() if child.name != STAGING]
         if others:
             raise OutputError(
@@ -174,17 +166,8 @@ class DeltaSink:
                 f"output.path: {self.location} is partitioned by {listing(found)}; Lakescore writes tables partitioned by {PARTITION}"
             )
 
-    def _spark_path(self, folder: storage.Location) -> str:
-        return self.location.rstrip("/") + folder.path.removeprefix(self._root.path.rstrip("/"))
-
     def _remove(self, folder: storage.Location) -> None:
-        try:
-            folder.remove()
-            (self._root / STAGING).remove_if_empty()
-            if not (self._root / "_delta_log").exists():
-                self._root.remove_if_empty()
-        except OSError as error:
-            log.warning("output: the staged files in %s could not be removed: %s", folder.path, error)
+        self._remove_attempt(folder, self._root / STAGING, self._root)
 
     def _may_be_committed(self, handle: _Handle) -> bool:
         """Whether the log names this attempt's files, or cannot be asked: a commit may succeed although its answer is lost."""
@@ -287,20 +270,17 @@ class DeltaSink:
         if current is not None and self._batch.on_rerun != "replace":
             raise self._beaten()
         with translated(f"output.path: the commit to {self.location} failed", OutputError):
-            staged = spark.read.schema(handle.schema).parquet(self._spark_path(handle.folder))
+            staged = spark.read.schema(handle.schema).parquet(storage.for_spark_reader(self._path_of(handle.folder)))
             options = spark_options(self._batch, current, self._merges)
             if table is None and needs_mapping(handle.schema):
                 options.update(_COLUMN_MAPPING)
             mode = "append" if current is None else "overwrite"
-            staged.write.format("delta").mode(mode).options(**options).partitionBy(PARTITION).save(self.location)
+            staged.write.format("delta").mode(mode).options(**options).partitionBy(PARTITION).save(storage.for_spark(self.location))
         # Delta leaves out, and says nothing, what another run of the same batch has committed meanwhile.
         table = self._table()
         if table is not None and not any(was_made_by(entry.get("userMetadata"), self._batch.run_id) for entry in table.history(50)):
             raise self._beaten()
         self._remove(handle.folder)
-
-    def _beaten(self) -> AlreadyPublishedError:
-        return AlreadyPublishedError(f"output.path: the batch {self._batch.batch_id} was published by another run meanwhile")
 
 
 def was_made_by(metadata: str | None, value: str, key: str = "run_id") -> bool:

@@ -27,8 +27,8 @@ from lakescore.errors import OutputError, listing
 from lakescore.failures import translated
 from lakescore.schema import BATCH, PARTITION
 from lakescore.sinks.base import (
-    AlreadyPublishedError,
     Batch,
+    PathSink,
     Published,
     Staged,
     StagedFile,
@@ -54,17 +54,11 @@ class _Handle:
     partitions: list[str]
 
 
-class ParquetSink:
+class ParquetSink(PathSink):
     """See the module."""
 
     def __init__(self, config: OutputConfig, batch: Batch) -> None:
-        self._config = config
-        self._batch = batch
-        self.location = storage.absolute(config.path or "")
-        root = storage.Location.of(self.location)
-        if root is None:
-            raise OutputError(f"output.path: {self.location} is on a file system that this process cannot reach")
-        self._root = root
+        super().__init__(config, batch)
         if _changes_as_partition(batch.batch_id):
             raise OutputError(
                 f"run.batch_id: {batch.batch_id!r} would be read back from a Parquet table's folder name as the number "
@@ -86,8 +80,7 @@ class ParquetSink:
     def check(self, spark: SparkSession, schema: T.StructType) -> None:
         if (self._root / "_delta_log").is_dir():
             raise OutputError(f"output.format: {self.location} is a Delta table; set output.format=delta, or give another path")
-        if self._root.exists() and not self._root.is_dir():
-            raise OutputError(f"output.path: {self.location} is a file; give a folder")
+        self._refuse_file()
         foreign = [c.name for c in self._root.children() if not storage.is_hidden(c.name) and not c.name.startswith(f"{PARTITION}=")]
         if foreign:
             raise OutputError(f"output.path: {self.location} holds what Lakescore did not write ({listing(foreign)}); give another path")
@@ -95,14 +88,14 @@ class ParquetSink:
         if newest is None:
             return
         with translated(f"output.path: {newest} cannot be read", OutputError):
-            existing = spark.read.parquet(newest).schema
+            existing = spark.read.parquet(storage.for_spark_reader(newest)).schema
         inside = T.StructType([field for field in schema.fields if field.name not in (PARTITION, BATCH)])
         compare_schemas(existing, inside, self._config.merge_schema, f"output.path: {self.location}")
 
     def stage(self, df: DataFrame) -> Staged:
         folder = self._root / HIDDEN / "staging" / attempt_name(self._batch.batch_id)
         try:
-            write_parquet(df, self._spark_path(folder), [PARTITION, BATCH])
+            write_parquet(df, self._path_of(folder), [PARTITION, BATCH])
             files = staged_files(folder)
             if not files:
                 files = self._stage_empty(df, folder)
@@ -159,18 +152,15 @@ class ParquetSink:
             files = [file for file in day.files() if file.path.endswith(".parquet")]
             if files:
                 newest = max(files, key=lambda file: file.modified_ms)
-                return self._spark_path(storage.Location(self._root.fs, newest.path))
+                return self._path_of(storage.Location(self._root.fs, newest.path))
         return None
-
-    def _spark_path(self, place: storage.Location) -> str:
-        return self.location.rstrip("/") + place.path.removeprefix(self._root.path.rstrip("/"))
 
     def _stage_empty(self, df: DataFrame, folder: storage.Location) -> list[StagedFile]:
         """A batch without rows leaves its folder too, with one empty file: a rerun finds it, and a reader has columns."""
         inside = T.StructType([field for field in df.schema.fields if field.name not in (PARTITION, BATCH)])
         escaped = self._batch.batch_id.replace(":", "%3A").replace("=", "%3D")
         target = folder / f"{PARTITION}={self._batch.score_date.isoformat()}" / f"{BATCH}={escaped}"
-        write_parquet(df.sparkSession.createDataFrame([], inside).coalesce(1), self._spark_path(target), [])
+        write_parquet(df.sparkSession.createDataFrame([], inside).coalesce(1), self._path_of(target), [])
         return staged_files(folder)
 
     def _apply(self, moves: list[Move], finishing: bool = False) -> None:
@@ -195,9 +185,6 @@ class ParquetSink:
             place = place / part
         return place
 
-    def _beaten(self) -> AlreadyPublishedError:
-        return AlreadyPublishedError(f"output.path: the batch {self._batch.batch_id} was published by another run meanwhile")
-
     def _tidy(self) -> None:
         """Remove the journal, what was replaced, and what other attempts at this batch left: it is published, they cannot be."""
         self._journal.remove()
@@ -212,12 +199,7 @@ class ParquetSink:
                 day.remove_if_empty()
 
     def _remove(self, folder: storage.Location) -> None:
-        try:
-            folder.remove()
-            for place in (self._root / HIDDEN / "staging", self._root / HIDDEN, self._root):
-                place.remove_if_empty()
-        except OSError as error:
-            log.warning("output: the staged files in %s could not be removed: %s", folder.path, error)
+        self._remove_attempt(folder, self._root / HIDDEN / "staging", self._root / HIDDEN, self._root)
 
 
 def _changes_as_partition(batch_id: str) -> bool:

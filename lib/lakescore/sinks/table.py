@@ -18,12 +18,12 @@ from lakescore.errors import OutputError, listing
 from lakescore.failures import first_line, translated
 from lakescore.schema import BATCH, PARTITION, quoted
 from lakescore.sinks.base import (
-    AlreadyPublishedError,
     Batch,
     Published,
     Staged,
     attempt_name,
     batch_prefix,
+    beaten,
     compare_schemas,
     refuse_case_duplicates,
 )
@@ -103,7 +103,7 @@ class TableSink:
         handle: _Handle = staged.handle[0]
         there = self.find(spark)
         if there and self._batch.on_rerun != "replace":
-            raise AlreadyPublishedError(f"output.table: the batch {self._batch.batch_id} was published by another run meanwhile")
+            raise beaten("output.table", self._batch)
         options = spark_options(self._batch, None, self._merges)
         if there:
             # A transaction version that is in the log already would be skipped silently, so a replacement carries none.
@@ -115,7 +115,7 @@ class TableSink:
             rows.write.format("delta").options(**options).mode("overwrite" if there else "append").saveAsTable(self._name)
         # Delta leaves out, and says nothing, what another run of the same batch has committed meanwhile.
         if not self._in_history(spark, self._batch.run_id, "run_id"):
-            raise AlreadyPublishedError(f"output.table: the batch {self._batch.batch_id} was published by another run meanwhile")
+            raise beaten("output.table", self._batch)
         self._drop(spark, handle)
         self._clear_other_attempts(spark)
         return Published(self.location, table_version(spark, self._name))
