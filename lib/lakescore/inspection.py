@@ -75,6 +75,9 @@ def inspect(config: SourceConfig) -> Inspection:
     files = [(location, file) for location in found for file in location.files() if _is_chosen(file, config)] if known else []
     format_ = config.format or _format_of([file.path for _, file in files] or paths)
     readers.check_options(format_, config.options)
+    for key in ("version", "timestamp"):
+        if format_ != "delta" and getattr(config, key) is not None:
+            raise ConfigError(f"source.{key}: needs a Delta table, and {listing(config.path)} is {format_}")
     tabs = all(_suffix(name) == ".tsv" for name in [file.path for _, file in files] or paths)
     if format_ == "delta":
         return _inspect_delta(config, paths, found)

@@ -34,8 +34,9 @@ from lakescore.tracking import Record
 
 log = logging.getLogger(__name__)
 
-_PREDICTION = "__lakescore_prediction"
-_FEATURES = "__lakescore_features"
+_OWN = "__lakescore_"
+_PREDICTION = f"{_OWN}prediction"
+_FEATURES = f"{_OWN}features"
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,9 @@ def dry_run(
         LakescoreError: as ``score`` would before its first task.
     """
     config = _composed(config, overrides)
-    client = tracking.client_for(config.tracking)
     scratch = Path(tempfile.mkdtemp(prefix="lakescore-"))
     try:
+        client = tracking.client_for_looking(config.tracking, scratch)
         model = resolve.resolve(config.model, client, config.tracking.registry_uri, scratch / "model")
         inspection = source.inspect(config.source)
         sink = _open_sink(config, run_id="")
@@ -224,6 +225,7 @@ def _plan(config: ScoreConfig, spark: SparkSession, model: ResolvedModel, inspec
     alignment = columns.plan(data.df.schema, config.columns, model.signature, session.is_case_sensitive(spark))
     kept = _kept(config.output, alignment)
     prediction = _prediction_names(config.output, result_type)
+    _refuse_own_names(alignment.kept)
     _refuse_clashes(kept, prediction, session.is_case_sensitive(spark))
     aligned = columns.transform(data.df, alignment)
     check_partition_by(aligned, config.output.partition_by)
@@ -243,11 +245,11 @@ def _refuse_self_overwrite(config: ScoreConfig) -> None:
     """A Parquet folder has no snapshot to read while it is written; a Delta table has, and is pinned."""
     if config.output.path is None or config.output.format != "parquet":
         return
-    target = storage.absolute(config.output.path).rstrip("/") + "/"
     for path in config.source.path or ():
-        read = storage.absolute(path).rstrip("/") + "/"
-        if read.startswith(target) or target.startswith(read):
-            raise OutputError(f"output.path: {target.rstrip('/')} overlaps source.path {path}; a run cannot write to what it reads")
+        if storage.overlap(config.output.path, path):
+            raise OutputError(
+                f"output.path: {storage.absolute(config.output.path)} overlaps source.path {path}; a run cannot write to what it reads"
+            )
 
 
 def _kept(config: OutputConfig, alignment: Alignment) -> tuple[str, ...]:
@@ -275,17 +277,24 @@ def _prediction_names(config: OutputConfig, result: T.DataType) -> tuple[str, ..
     return config.prediction
 
 
+def _refuse_own_names(names: Sequence[str]) -> None:
+    for name in names:
+        if name.casefold().startswith(_OWN):
+            raise InputError(f"the source: the column {name!r} has a name that Lakescore uses itself; rename (columns.rename) or drop it")
+
+
 def _refuse_clashes(kept: Sequence[str], prediction: Sequence[str], case_sensitive: bool) -> None:
-    taken: dict[str, str] = {}
+    taken: dict[str, tuple[str, str]] = {}
     for what, names in (("a source column", kept), ("a prediction", prediction), ("a column of the run's record", LINEAGE_COLUMNS)):
         for name in names:
             key = name if case_sensitive else name.casefold()
             if key in taken:
+                other, first = taken[key]
                 raise OutputError(
-                    f"output: the column {name!r} would be both {taken[key]} and {what}; rename (columns.rename) or drop the source "
+                    f"output: the column {first!r} would be both {other} and {what}; rename (columns.rename) or drop the source "
                     "column, or set output.prediction"
                 )
-            taken[key] = what
+            taken[key] = (what, name)
 
 
 def _finished(plan: Plan, df: DataFrame, lineage: Lineage) -> DataFrame:
@@ -391,7 +400,7 @@ def _stage(
     df = df.observe(read, F.count(F.lit(1)).alias("rows"))
     df = spark_udf.with_predictions(df, predict, columns.features(plan.alignment), _PREDICTION, plan.result_type)
     df = df.observe(scored, *spark_udf.nan_counts(df, _PREDICTION))
-    bar = progress.shown(lambda: session.progress_reader(plan.spark), "scoring", total_rows, console.terminal())
+    bar = progress.shown(lambda: session.job_progress(plan.spark), "scoring", total_rows, console.terminal())
     with record.stage("score"), bar, translated("scoring failed", LakescoreError):
         return plan.sink.stage(_finished(plan, df, lineage))
 

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TextIO
 
 from tqdm import tqdm
@@ -15,7 +15,7 @@ from lakescore.session import JobProgress
 
 log = logging.getLogger(__name__)
 
-Reader = Callable[[], JobProgress | None]
+Reader = AbstractContextManager[Callable[[], JobProgress | None]]
 _INTERVAL_SECONDS = 0.2
 _DEFAULT_WIDTH = 80
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} tasks {elapsed}{postfix}"
@@ -26,7 +26,7 @@ def shown(reader: Callable[[], Reader], what: str, total_rows: int | None, strea
     """Draw a bar on ``stream`` while the block runs.
 
     Args:
-        reader: makes the function that tells how far the running stages are; called only if there is a terminal.
+        reader: gives the function that tells how far the running stages are; entered only if there is a terminal.
         what: the bar's name.
         total_rows: rows in all, where known.
         stream: the terminal; without one nothing is drawn.
@@ -54,8 +54,7 @@ def _width(stream: TextIO) -> int:
 
 def _draw(reader: Callable[[], Reader], what: str, total_rows: int | None, stream: TextIO, stop: threading.Event) -> None:
     try:
-        read = reader()
-        with tqdm(desc=what, total=1, file=stream, bar_format=_BAR, leave=False, ncols=_width(stream)) as bar:
+        with reader() as read, tqdm(desc=what, total=1, file=stream, bar_format=_BAR, leave=False, ncols=_width(stream)) as bar:
             while not stop.wait(_INTERVAL_SECONDS):
                 now = read()
                 if now is None:

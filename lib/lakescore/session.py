@@ -44,7 +44,7 @@ def open_session(config: SparkConfig, name: str) -> SparkSession:
     Raises:
         PlatformError: Java is missing or too old, or Spark does not start.
     """
-    active = SparkSession.getActiveSession()
+    active = _existing_session()
     if active is not None:
         if config.conf or config.master:
             log.info("spark: using the session that is there; spark.master and spark.conf of the configuration are not applied")
@@ -63,6 +63,15 @@ def open_session(config: SparkConfig, name: str) -> SparkSession:
             builder = builder.master(config.master)
         builder = _configured(builder, {**_OWN_DEFAULTS, **config.conf})
     return _start(builder, "Spark")
+
+
+def _existing_session() -> SparkSession | None:
+    """The session of this thread, or the one that another thread of this process has started (a notebook's cell, a web server)."""
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        return active
+    started = SparkSession._instantiatedSession
+    return started if started is not None and started._sc._jsc is not None else None
 
 
 def _use_own_python(master: str) -> None:
@@ -189,10 +198,15 @@ class JobProgress:
     rows: int | None
 
 
-def progress_reader(spark: SparkSession) -> Callable[[], JobProgress | None]:
+@contextmanager
+def job_progress(spark: SparkSession) -> Iterator[Callable[[], JobProgress | None]]:
     """A function that tells how far the running stages are, or None while nothing runs."""
-    if is_connect(spark):
-        return _connect_progress(spark)
+    with _connect_progress(spark) if is_connect(spark) else _status_store(spark) as read:
+        yield read
+
+
+@contextmanager
+def _status_store(spark: SparkSession) -> Iterator[Callable[[], JobProgress | None]]:
     store = spark.sparkContext._jsc.sc().statusStore()
 
     def read() -> JobProgress | None:
@@ -206,10 +220,11 @@ def progress_reader(spark: SparkSession) -> Callable[[], JobProgress | None]:
             sum(int(s.inputRecords()) for s in found),
         )
 
-    return read
+    yield read
 
 
-def _connect_progress(spark: Any) -> Callable[[], JobProgress | None]:
+@contextmanager
+def _connect_progress(spark: Any) -> Iterator[Callable[[], JobProgress | None]]:
     latest: list[JobProgress | None] = [None]
 
     def handle(stages: Any = (), inflight_tasks: int = 0, operation_id: str | None = None, done: bool = False) -> None:
@@ -217,4 +232,7 @@ def _connect_progress(spark: Any) -> Callable[[], JobProgress | None]:
         latest[0] = None if done or not tasks else JobProgress(sum(d for d, _ in tasks), sum(t for _, t in tasks), None)
 
     spark.registerProgressHandler(handle)
-    return lambda: latest[0]
+    try:
+        yield lambda: latest[0]
+    finally:
+        spark.removeProgressHandler(handle)

@@ -20,6 +20,7 @@ from pathlib import Path
 from lakescore.errors import PlatformError
 
 _SCALA = "2.13"
+_DELTA_GROUP = "io.delta"
 # Avro's jar belongs to Spark's own version; where a mirror lacks it, the one before reads and writes the same (tested with 4.2.0).
 _AVRO_FALLBACK = "4.1.1"
 _MARK = "# written by `lakescore setup-spark`"
@@ -64,12 +65,14 @@ def main(argv: Sequence[str]) -> int:
     """Run ``lakescore setup-spark``."""
     parser = argparse.ArgumentParser(prog="lakescore setup-spark", description=__doc__.split("\n", 1)[0] if __doc__ else "")
     parser.add_argument("--force", action="store_true", help="resolve the jars again even if they are there")
+    parser.add_argument("--ivy-settings", metavar="FILE", help="where to resolve them: an Ivy settings file (default: Maven Central)")
     options = parser.parse_args(argv)
     home = _spark_home()
-    if options.force or not _jars(home, "delta-spark"):
-        _install(home, [_delta_coordinate()], required=True)
+    delta = _delta_coordinate()
+    if options.force or not (home / "jars" / _file_name(delta)).exists():
+        _install(home, delta, options.ivy_settings, required=True)
     if options.force or not _jars(home, "spark-avro"):
-        _install_avro(home)
+        _install_avro(home, options.ivy_settings)
     _write(home / "conf" / "spark-defaults.conf", _DEFAULTS)
     _write(home / "conf" / "log4j2.properties", _LOG4J)
     _wrap(home)
@@ -96,53 +99,70 @@ def _delta_coordinate() -> str:
     except metadata.PackageNotFoundError:
         raise PlatformError("delta-spark is not installed here: pip install 'lakescore[spark]'") from None
     spark = ".".join(metadata.version("pyspark").split(".")[:2])
-    return f"io.delta:delta-spark_{spark}_{_SCALA}:{delta}"
+    return f"{_DELTA_GROUP}:delta-spark_{spark}_{_SCALA}:{delta}"
 
 
-def _install_avro(home: Path) -> None:
+def _install_avro(home: Path, ivy_settings: str | None) -> None:
     versions = dict.fromkeys([metadata.version("pyspark"), _AVRO_FALLBACK])
     for version in versions:
-        if _install(home, [f"org.apache.spark:spark-avro_{_SCALA}:{version}"], required=False):
+        if _install(home, f"org.apache.spark:spark-avro_{_SCALA}:{version}", ivy_settings, required=False):
             return
     print("lakescore: spark-avro could not be resolved; everything but source.format=avro works", file=sys.stderr)
+
+
+def _file_name(coordinate: str) -> str:
+    _, artifact, version = coordinate.split(":")
+    return f"{artifact}-{version}.jar"
 
 
 def _jars(home: Path, artifact: str) -> list[Path]:
     return sorted((home / "jars").glob(f"{artifact}_*.jar"))
 
 
-def _install(home: Path, coordinates: Sequence[str], required: bool) -> bool:
-    """Let Spark's Ivy resolve the coordinates, and copy what this pyspark has not yet into its jars folder."""
+def _install(home: Path, coordinate: str, ivy_settings: str | None, required: bool) -> bool:
+    """Let Spark's Ivy resolve an artifact, and copy what this pyspark has not yet into its jars folder."""
     from lakescore.session import require_java
 
     require_java()
-    there = {_artifact(jar.name) for jar in (home / "jars").glob("*.jar")}
     with tempfile.TemporaryDirectory(prefix="lakescore-ivy-") as folder:
         nothing = Path(folder, "nothing.py")
         nothing.write_text("", encoding="utf-8")
         environment = {**os.environ, "SPARK_HOME": str(home), "PYSPARK_PYTHON": sys.executable, "SPARK_CONF_DIR": folder}
         # An Ivy folder of its own for the result; downloads are shared through the user's Maven repository when there is one.
-        command = [str(home / "bin" / "spark-submit"), "--master", "local[1]", "--packages", ",".join(coordinates)]
-        command += ["--conf", f"spark.jars.ivy={folder}/ivy", str(nothing)]
+        command = [str(home / "bin" / "spark-submit"), "--master", "local[1]", "--packages", coordinate]
+        command += ["--conf", f"spark.jars.ivy={folder}/ivy"]
+        if ivy_settings is not None:
+            command += ["--conf", f"spark.jars.ivySettings={os.path.abspath(ivy_settings)}"]
+        command += [str(nothing)]
         answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if answer.returncode != 0:
             if not required:
                 return False
             reason = re.search(r"unresolved dependency: [^\]]*|Server access error[^\n]*|Exception[^\n]*", answer.stderr)
             raise PlatformError(
-                f"{', '.join(coordinates)} could not be resolved from Maven: {reason.group(0) if reason else answer.stderr[-200:]}; behind "
-                "a mirror, put its address into spark.jars.ivySettings of spark-defaults.conf"
+                f"{coordinate} could not be resolved from Maven: {reason.group(0) if reason else answer.stderr[-200:]}; behind "
+                "a mirror: lakescore setup-spark --ivy-settings FILE"
             )
-        for jar in Path(folder, "ivy", "jars").glob("*.jar"):
-            name = jar.name.split("_", 1)[1]
-            if _artifact(name) not in there:
-                shutil.copyfile(jar, home / "jars" / name)
+        _copy(list(Path(folder, "ivy", "jars").glob("*.jar")), home / "jars")
     return True
 
 
+def _copy(resolved: Sequence[Path], jars: Path) -> None:
+    """Put Ivy's jars (``GROUP_ARTIFACT-VERSION.jar``) among Spark's: what Spark brings stays, what an older set-up put there goes."""
+    for jar in resolved:
+        group, name = jar.name.split("_", 1)
+        same = [old for old in jars.glob("*.jar") if _artifact(old.name) == _artifact(name)]
+        if group == _DELTA_GROUP or name.startswith("spark-avro_"):
+            for old in same:
+                old.unlink()
+        elif same:
+            continue
+        shutil.copyfile(jar, jars / name)
+
+
 def _artifact(name: str) -> str:
-    """A jar's name without its version: ``delta-spark_4.2_2.13-4.4.0.jar`` -> ``delta-spark_4.2_2.13``."""
-    return re.sub(r"-\d[\w.+-]*\.jar$", "", name)
+    """A jar's name without versions: ``delta-spark_4.2_2.13-4.4.0.jar`` -> ``delta-spark``."""
+    return re.sub(r"(?:_\d[\w.]*)*-\d[\w.+-]*\.jar$", "", name)
 
 
 def _write(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -45,6 +46,19 @@ def for_spark(path: str) -> str:
 def for_spark_reader(path: str) -> str:
     """A path to read, of which Spark takes no character for a glob's."""
     return re.sub(r"([\\*?\[\]{}])", r"\\\1", for_spark(path))
+
+
+def overlap(path: str, pattern: str) -> bool:
+    """Whether a folder, and what a path or glob names, are or may be in one another."""
+    mine, other = (_parts(absolute(one)) for one in (path, pattern))
+    return all(a == b or (has_glob(b) and fnmatch(a, b)) for a, b in zip(mine, other, strict=False))
+
+
+def _parts(path: str) -> list[str]:
+    scheme = scheme_of(path)
+    if scheme == "file":
+        return ["file:", *PurePosixPath(os.path.realpath(path)).parts[1:]]
+    return [f"{_ARROW_SCHEME.get(scheme, scheme)}:", *(part for part in path[len(scheme) + 1 :].split("/") if part)]
 
 
 def local_path(path: str) -> str:

@@ -14,8 +14,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import mlflow
 import yaml
@@ -35,6 +37,7 @@ CONNECT_SECONDS = 5
 REQUEST_SECONDS = 15
 REQUEST_RETRIES = 1
 _MAX_TEXT = 5_000
+_SQLITE = "sqlite:///"
 _VERSIONS = ("pyspark", "mlflow-skinny", "pandas", "pyarrow", "deltalake", "scikit-learn", "xgboost", "xgboost-cpu", "lightgbm", "torch")
 
 
@@ -91,6 +94,14 @@ def client_for(config: TrackingConfig) -> MlflowClient:
                 f"tracking.tracking_uri: {tracking_uri} needs the whole MLflow: pip install 'lakescore[mlflow]', or give a server"
             ) from error
         raise PlatformError(f"tracking.tracking_uri: {tracking_uri} cannot be used: {error}") from error
+
+
+def client_for_looking(config: TrackingConfig, scratch: Path) -> MlflowClient:
+    """A client that leaves nothing behind: MLflow makes a local store when it is asked, so an empty one in ``scratch`` stands for it."""
+    uri = config.tracking_uri or mlflow.get_tracking_uri()
+    if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).exists():
+        config = config.model_copy(update={"tracking_uri": f"{_SQLITE}{scratch}/empty.db"})
+    return client_for(config)
 
 
 @contextmanager
@@ -188,6 +199,8 @@ def _require_answer(key: str, uri: str) -> None:
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https"):
         return
+    if parts.scheme in getproxies() and not proxy_bypass(parts.hostname or ""):
+        return  # only the proxy can tell, and the first request asks it, with its own limit of time
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         socket.create_connection((parts.hostname or "", port), timeout=CONNECT_SECONDS).close()

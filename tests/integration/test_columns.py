@@ -346,9 +346,9 @@ def test_a_model_without_a_signature_takes_what_is_selected_and_nothing_else(spa
 @pytest.mark.parametrize("output_format", ["delta", "parquet"])
 def test_odd_names_reach_the_model_and_come_back_unchanged(spark: SparkSession, config: Make, witness: Log, output_format: str) -> None:
     values = {name: float(i) for i, name in enumerate(ODD_NAMES)}
-    fields = [T.StructField("a", T.StructType([T.StructField("b", T.DoubleType())]))]
+    fields = [T.StructField("a", T.StructType([T.StructField("b", T.DoubleType()), T.StructField("odd b", T.DoubleType())]))]
     schema = T.StructType([*fields, *(T.StructField(name, T.DoubleType()) for name in ODD_NAMES)])
-    spark.createDataFrame([((99.0,), *values.values())], schema).createOrReplaceTempView("odd")
+    spark.createDataFrame([((99.0, 98.0), *values.values())], schema).createOrReplaceTempView("odd")
     settings = config(model={"uri": witness(**dict.fromkeys(ODD_NAMES, "double"))}, source={"table": "odd"})
     settings["output"]["format"] = output_format
 
@@ -357,7 +357,7 @@ def test_odd_names_reach_the_model_and_come_back_unchanged(spark: SparkSession, 
     written = spark.read.format(output_format).load(result.location)
     row = written.collect()[0].asDict(recursive=True)
     assert written.columns[: len(schema) + 1] == ["a", *ODD_NAMES, "prediction"]
-    assert {name: row[name] for name in ("a", *ODD_NAMES)} == {"a": {"b": 99.0}, **values}
+    assert {name: row[name] for name in ("a", *ODD_NAMES)} == {"a": {"b": 99.0, "odd b": 98.0}, **values}
     assert json.loads(row["prediction"]) == {name: str(value) for name, value in values.items()}
 
 
@@ -423,7 +423,7 @@ def test_text_that_does_not_parse_fails_the_run_and_leaves_the_table_as_it_was(s
 
 @pytest.mark.parametrize(
     ("name", "what"),
-    [("prediction", "a prediction"), ("run_id", "a column of the run's record"), ("score_date", "a column of the run's record")],
+    [("prediction", "a prediction"), ("Run_ID", "a column of the run's record"), ("score_date", "a column of the run's record")],
 )
 def test_a_source_column_that_the_output_needs_is_refused_by_name(
     spark: SparkSession, config: Make, linear_uri: str, features: list[str], name: str, what: str
@@ -438,3 +438,16 @@ def test_a_source_column_that_the_output_needs_is_refused_by_name(
         "output.prediction"
     )
     assert not Path(settings["output"]["path"]).exists()
+
+
+def test_a_source_column_that_the_pipeline_needs_is_refused_by_name(
+    spark: SparkSession, config: Make, linear_uri: str, features: list[str]
+) -> None:
+    settings = config(model={"uri": linear_uri}, source={"rows": [{**dict.fromkeys(features, 0.5), "__lakescore_prediction": 1}]})
+
+    with pytest.raises(InputError) as caught:
+        score(settings, spark=spark)
+
+    assert str(caught.value) == (
+        "the source: the column '__lakescore_prediction' has a name that Lakescore uses itself; rename (columns.rename) or drop it"
+    )

@@ -152,4 +152,5 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(workplace: Path, store: st
     ):
         assert line in answer.stdout.splitlines()
     assert not (workplace / "out").exists()
+    assert not (workplace / "mlflow.db").exists()
     assert len(client.search_runs([experiment.experiment_id])) == before

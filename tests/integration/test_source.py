@@ -458,6 +458,13 @@ def test_an_unknown_delta_version_is_refused(spark: SparkSession, delta: Path) -
     assert refusal(spark, InputError, path=str(delta), version=7) == f"source.version: {delta} has the versions up to 0; got 7"
 
 
+@pytest.mark.parametrize(("key", "value"), [("version", 1), ("timestamp", "2026-01-01")])
+def test_only_a_delta_table_has_versions(spark: SparkSession, tmp_path: Path, key: str, value: Any) -> None:
+    path = file_with(tmp_path, "a.csv", "id\n1\n")
+
+    assert refusal(spark, ConfigError, path=path, **{key: value}) == f"source.{key}: needs a Delta table, and {path} is csv"
+
+
 def test_a_time_before_a_delta_table_began_is_refused(spark: SparkSession, delta: Path) -> None:
     message = refusal(spark, InputError, path=str(delta), timestamp="2001-01-01")
 

@@ -17,15 +17,15 @@ Streams = pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("name", "artifact"),
     [
-        ("delta-spark_4.2_2.13-4.4.0.jar", "delta-spark_4.2_2.13"),
+        ("delta-spark_4.2_2.13-4.4.0.jar", "delta-spark"),
         ("delta-storage-4.4.0.jar", "delta-storage"),
-        ("spark-avro_2.13-4.2.0.jar", "spark-avro_2.13"),
+        ("spark-avro_2.13-4.2.0.jar", "spark-avro"),
         ("antlr4-runtime-4.13.1.jar", "antlr4-runtime"),
         ("a-1.0-rc1+build.jar", "a"),
         ("without-a-version.jar", "without-a-version.jar"),
     ],
 )
-def test_a_jar_is_known_by_its_name_without_the_version(name: str, artifact: str) -> None:
+def test_a_jar_is_known_by_its_name_without_versions(name: str, artifact: str) -> None:
     assert setup_spark._artifact(name) == artifact
 
 
@@ -41,6 +41,25 @@ def test_the_jars_of_an_artifact_are_found_by_its_name(tmp_path: Path) -> None:
         (tmp_path / "jars" / name).touch()
 
     assert [jar.name for jar in setup_spark._jars(tmp_path, "delta-spark")] == ["delta-spark_4.2_2.13-4.4.0.jar"]
+
+
+def test_new_jars_replace_an_older_set_ups_and_never_sparks_own(tmp_path: Path) -> None:
+    ivy, jars = tmp_path / "ivy", tmp_path / "jars"
+    for folder in (ivy, jars):
+        folder.mkdir()
+    for name in ("delta-spark_4.1_2.13-4.1.0.jar", "delta-storage-4.1.0.jar", "antlr4-runtime-4.13.1.jar", "spark-core_2.13-4.2.0.jar"):
+        (jars / name).write_text("old")
+    for name in ("io.delta_delta-spark_4.2_2.13-4.4.0.jar", "io.delta_delta-storage-4.4.0.jar", "org.antlr_antlr4-runtime-4.9.jar"):
+        (ivy / name).write_text("new")
+
+    setup_spark._copy(sorted(ivy.iterdir()), jars)
+
+    assert {jar.name: jar.read_text() for jar in jars.iterdir()} == {
+        "antlr4-runtime-4.13.1.jar": "old",
+        "delta-spark_4.2_2.13-4.4.0.jar": "new",
+        "delta-storage-4.4.0.jar": "new",
+        "spark-core_2.13-4.2.0.jar": "old",
+    }
 
 
 def test_a_file_of_our_own_is_written_and_written_again(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lakescore.storage import Location, absolute, expand, for_spark, for_spark_reader, has_glob, scheme_of
+from lakescore.storage import Location, absolute, expand, for_spark, for_spark_reader, has_glob, overlap, scheme_of
 
 
 def at(path: Path) -> Location:
@@ -144,6 +144,33 @@ def test_spark_is_told_the_scheme_of_a_local_path_and_no_other_is_changed(monkey
     assert for_spark("a [1]") == f"file:{tmp_path}/a [1]"
     assert for_spark_reader("file:///a%20[1]") == r"file:/a \[1\]"
     assert for_spark("s3a://bucket/a") == "s3a://bucket/a"
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern", "answer"),
+    [
+        ("/data/out", "/data/out", True),
+        ("/data/out/", "file:/data/out", True),
+        ("/data", "/data/in/x.csv", True),
+        ("/data/out/deep", "/data/out", True),
+        ("/data/out", "/data/*", True),
+        ("/data/out", "/data/o?t/day=*/x.parquet", True),
+        ("/data/out", "/data/outer", False),
+        ("/data/out", "/data/in*", False),
+        ("s3a://bucket/a", "s3://bucket/a/b", True),
+        ("s3://bucket/a", "s3://other/a", False),
+        ("/bucket/a", "s3://bucket/a", False),
+    ],
+)
+def test_folders_that_are_or_may_be_in_one_another_overlap(path: str, pattern: str, answer: bool) -> None:
+    assert overlap(path, pattern) is answer
+
+
+def test_a_link_to_a_folder_is_that_folder(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+
+    assert overlap(str(tmp_path / "link"), str(tmp_path / "real" / "x.csv"))
 
 
 def test_a_move_makes_the_parent_of_its_target(tmp_path: Path) -> None:

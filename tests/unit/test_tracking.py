@@ -132,3 +132,20 @@ def test_the_recorded_configuration_hides_secrets() -> None:
     assert "fs.s3a.secret.key: '***'" in text
     assert "tracking_uri: http://***@127.0.0.1:5000" in text
     assert "team: lakes" in text
+
+
+def test_looking_makes_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scratch").mkdir()
+
+    client = tracking.client_for_looking(TrackingConfig(tracking_uri="sqlite:///mlflow.db"), tmp_path / "scratch")
+
+    assert list(client.search_registered_models()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["scratch"]
+
+
+def test_a_server_behind_a_proxy_is_not_knocked_at(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "other")
+
+    assert tracking.client_for(TrackingConfig(tracking_uri=f"http://127.0.0.1:{closed_port}"))

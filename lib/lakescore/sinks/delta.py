@@ -66,8 +66,16 @@ def user_metadata(batch: Batch) -> str:
 
 
 def needs_mapping(schema: T.StructType) -> bool:
-    """Whether a column's name is one that Delta writes only with column mapping."""
-    return any(_NEEDS_MAPPING & set(name) for name in schema.names)
+    """Whether a column's name, or a field's in it, is one that Delta writes only with column mapping."""
+    return any(_NEEDS_MAPPING & set(field.name) or _odd_inside(field.dataType) for field in schema.fields)
+
+
+def _odd_inside(kind: T.DataType) -> bool:
+    if isinstance(kind, T.StructType):
+        return needs_mapping(kind)
+    if isinstance(kind, T.ArrayType):
+        return _odd_inside(kind.elementType)
+    return isinstance(kind, T.MapType) and (_odd_inside(kind.keyType) or _odd_inside(kind.valueType))
 
 
 @dataclass
