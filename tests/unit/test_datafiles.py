@@ -1,11 +1,18 @@
-"""Files are of one schema when they store the same, whatever wrote them."""
+"""Files are of one schema when they store the same, whatever wrote them; text that Spark would change silently is refused."""
 
 from __future__ import annotations
+
+import bz2
+import gzip
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from lakescore import datafiles
 from lakescore.datafiles import stored_type
+from lakescore.errors import InputError
+from lakescore.storage import Location
 
 
 @pytest.mark.parametrize(
@@ -33,3 +40,75 @@ def test_the_same_stored_values_are_the_same_type(one: pa.DataType, other: pa.Da
 )
 def test_other_stored_values_are_another_type(one: pa.DataType, other: pa.DataType) -> None:
     assert stored_type(one) != stored_type(other)
+
+
+def _check(path: Path, **options: str) -> None:
+    location = Location.of(str(path))
+    assert location is not None
+    datafiles.check([(location.fs, file) for file in location.files()], "json" if ".json" in path.name else "csv", options)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "line"),
+    [
+        ("a.csv", b'id,x\n1,"a\nb"\n', {}, 2),
+        ("a.csv", b'id;x\n1;"a\nb"\n', {"sep": ";"}, 2),
+        ("a.csv", b'id\tx\n1\t"a\nb"\n', {"delimiter": r"\t"}, 2),
+        ("a.csv", b'id,x\r\n1,2\r\n1,"a\rb"\r\n', {}, 3),
+        ("a.csv", b"id,x\n" + b'1,"a"\n' * 300_000 + b'2,"b', {}, 300_002),
+        ("a.tsv.gz", gzip.compress(b'id\tx\n1\t"a\nb"\n'), {}, 2),
+        ("a.csv.bz2", bz2.compress(b'id,x\n1,"a\nb"\n'), {}, 2),
+    ],
+)
+def test_a_quote_that_its_line_does_not_close_is_refused(
+    tmp_path: Path, name: str, content: bytes, options: dict[str, str], line: int
+) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(InputError) as caught:
+        _check(tmp_path / name, **options)
+
+    assert str(caught.value) == (
+        f"source.path: {tmp_path / name}, line {line}: a quote is not closed in its line; if values span lines, set "
+        "source.options.multiLine=true"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        (b'id,x\r\n1,"a ""b"""\r\n2,5" pipe', {}),
+        (b'id;x\n1;"a\nb"\n', {"sep": ";", "multiLine": "true"}),
+        (b'id||x\n1||"a"\n', {"sep": "||"}),
+        (b"id,x\n1,'a\n", {"quote": "'"}),
+        ("id,x\n1,é\n".encode("latin1"), {"encoding": "ISO-8859-1"}),
+        (b"", {}),
+    ],
+)
+def test_text_that_spark_reads_as_it_is_passes(tmp_path: Path, content: bytes, options: dict[str, str]) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+
+    _check(tmp_path / "a.csv", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options"),
+    [
+        ("a.csv", "id,x\n1,é\n".encode("latin1"), {}),
+        ("a.csv", "id,x\n1,é\n".encode("latin1"), {"encoding": "utf-8", "multiLine": "true"}),
+        ("a.csv.gz", gzip.compress("id,x\n1,é\n".encode("latin1")), {}),
+        ("a.json", "{\"a\": 'é'}\n".encode("latin1"), {}),
+    ],
+)
+def test_text_that_is_no_utf8_is_refused(tmp_path: Path, name: str, content: bytes, options: dict[str, str]) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(InputError, match=r"is no UTF-8 \(byte 0xe9 near position 7\); set source.options.encoding"):
+        _check(tmp_path / name, **options)
+
+
+def test_a_file_that_is_not_compressed_as_its_name_says_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv.gz").write_bytes(b"id,x\n1,2\n")
+
+    with pytest.raises(InputError, match=f"source.path: {tmp_path}/a.csv.gz cannot be read: "):
+        _check(tmp_path / "a.csv.gz")
