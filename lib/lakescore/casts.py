@@ -21,6 +21,7 @@ or an overflow fails the run).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from pyspark.sql import Column
 from pyspark.sql import functions as F
@@ -30,8 +31,13 @@ from lakescore.errors import InputError
 from lakescore.failures import mark
 from lakescore.schema import TIMESTAMPS, column, is_same
 
+# Where messages about rows go; None: the first one fails the run.
+Problems = list[Column] | None
 # The name that messages use, the value, its type, the wanted type; None where there is no way.
 _Cast = Callable[[str, Column, T.DataType, T.DataType], Column | None]
+
+# The name, the value, what it becomes, whether that is right, the wanted type.
+_Fail = Callable[[str, Column, Column, Column, T.DataType], Column]
 
 _INTEGERS = (T.ByteType, T.ShortType, T.IntegerType, T.LongType)
 _RANK: dict[type[T.DataType], int] = {kind: rank for rank, kind in enumerate(_INTEGERS, 1)}
@@ -46,24 +52,33 @@ _TIMESTAMP = r"^\s*[+-]?\d{4,}-\d{1,2}-\d{1,2}([ T].*)?\s*$"
 _SHOWN_CHARACTERS = 60
 
 
-def safe_cast(name: str, found: T.DataType, wanted: T.DataType) -> Column | None:
-    """The column in the wanted type, or None where the table of the module's docstring has no way."""
-    return _safe(name, column(name), found, wanted)
+def safe_cast(name: str, found: T.DataType, wanted: T.DataType, problems: Problems = None) -> Column | None:
+    """The column in the wanted type, or None where the table of the module's docstring has no way.
+
+    Args:
+        name: the column.
+        found: its type.
+        wanted: the type to make.
+        problems: where to put, instead of failing the run, a column that says what is wrong with a row's value (null: nothing); the
+            value itself is null then. Values inside arrays and structs fail the run all the same.
+    """
+    return _safe(name, column(name), found, wanted, problems)
 
 
-def explicit_cast(name: str, found: T.DataType, wanted: T.DataType) -> Column:
-    """The column as ``columns.cast`` asks for it.
+def explicit_cast(name: str, found: T.DataType, wanted: T.DataType, problems: Problems = None) -> Column:
+    """The column as ``columns.cast`` asks for it; ``problems`` as in ``safe_cast``.
 
     Raises:
         InputError: there is no such cast.
     """
-    cast = _explicit(name, column(name), found, wanted)
+    cast = _explicit(name, column(name), found, wanted, problems)
     if cast is None:
         raise InputError(f"columns.cast: column {name!r} is {found.simpleString()} and cannot be cast to {wanted.simpleString()}")
     return cast
 
 
-def _safe(name: str, value: Column, found: T.DataType, wanted: T.DataType) -> Column | None:
+def _safe(name: str, value: Column, found: T.DataType, wanted: T.DataType, problems: Problems = None) -> Column | None:
+    fail = partial(_or_fail, problems)
     if is_same(found, wanted):
         return value
     if isinstance(found, T.NullType):
@@ -73,30 +88,31 @@ def _safe(name: str, value: Column, found: T.DataType, wanted: T.DataType) -> Co
         return value.cast(wanted) if from_rank < to_rank else None
     if from_rank and isinstance(wanted, _FLOATS):
         exact = from_rank <= (3 if isinstance(wanted, T.DoubleType) else 2)
-        return value.cast(wanted) if exact else _checked(name, value, value.cast(wanted), wanted, back_to=found)
+        return value.cast(wanted) if exact else _checked(fail, name, value, value.cast(wanted), wanted, back_to=found)
     if isinstance(found, (T.FloatType, T.DecimalType)) and isinstance(wanted, T.DoubleType):
         return value.cast(wanted)
     if isinstance(found, T.DecimalType) and to_rank:
-        return _checked(name, value, value.try_cast(wanted), wanted, back_to=found)
+        return _checked(fail, name, value, value.try_cast(wanted), wanted, back_to=found)
     if isinstance(found, T.StringType) and isinstance(wanted, _PARSED):
-        return _parsed(name, value, wanted)
+        return _parsed(fail, name, value, wanted)
     if isinstance(found, T.DateType) and isinstance(wanted, TIMESTAMPS):
         return value.cast(wanted)
     return _nested(name, value, found, wanted, _safe)
 
 
-def _explicit(name: str, value: Column, found: T.DataType, wanted: T.DataType) -> Column | None:
+def _explicit(name: str, value: Column, found: T.DataType, wanted: T.DataType, problems: Problems = None) -> Column | None:
+    fail = partial(_or_fail, problems)
     if isinstance(found, TIMESTAMPS) and isinstance(wanted, (*TIMESTAMPS, T.DateType)):
         return value.cast(wanted)
-    safe = _safe(name, value, found, wanted)
+    safe = _safe(name, value, found, wanted, problems)
     if safe is not None:
         return safe
     if isinstance(wanted, T.FloatType) and isinstance(found, (T.DoubleType, T.DecimalType)):
-        return _checked(name, value, value.cast(wanted), wanted, back_to=None)
+        return _checked(fail, name, value, value.cast(wanted), wanted, back_to=None)
     if isinstance(found, _NUMBERS) and isinstance(wanted, _NUMBERS):
-        return _checked(name, value, value.try_cast(wanted), wanted, back_to=found)
+        return _checked(fail, name, value, value.try_cast(wanted), wanted, back_to=found)
     if isinstance(found, _INTEGERS) and isinstance(wanted, T.BooleanType):
-        return _checked(name, value, value.cast(wanted), wanted, back_to=found)
+        return _checked(fail, name, value, value.cast(wanted), wanted, back_to=found)
     if isinstance(wanted, T.StringType) and isinstance(found, (*_NUMBERS, T.BooleanType, T.DateType, *TIMESTAMPS)):
         return value.cast(wanted)
     if isinstance(found, T.BooleanType) and isinstance(wanted, _NUMBERS):
@@ -149,7 +165,7 @@ def _widens(found: T.DataType, wanted: T.DataType) -> bool:
     return 0 < from_rank < to_rank
 
 
-def _parsed(name: str, value: Column, wanted: T.DataType) -> Column:
+def _parsed(fail: _Fail, name: str, value: Column, wanted: T.DataType) -> Column:
     parsed = value.try_cast(wanted)
     if isinstance(wanted, _FLOATS):
         finite = value.rlike(_NUMBER) & ~parsed.isin(float("inf"), float("-inf"))
@@ -160,10 +176,10 @@ def _parsed(name: str, value: Column, wanted: T.DataType) -> Column:
         parsed = F.when(parsed.cast(wide) == value.try_cast(wide), parsed)
     elif isinstance(wanted, (T.DateType, *TIMESTAMPS)):
         parsed = F.when(value.rlike(_DATE if isinstance(wanted, T.DateType) else _TIMESTAMP), parsed)
-    return _or_fail(name, value, parsed, value.isNull() | parsed.isNotNull(), wanted)
+    return fail(name, value, parsed, value.isNull() | parsed.isNotNull(), wanted)
 
 
-def _checked(name: str, value: Column, cast: Column, wanted: T.DataType, back_to: T.DataType | None) -> Column:
+def _checked(fail: _Fail, name: str, value: Column, cast: Column, wanted: T.DataType, back_to: T.DataType | None) -> Column:
     """A cast that must lose nothing (``back_to``) or at least not overflow; NaN and infinities stay what they are."""
     if back_to is not None:
         # A float that rounds up to 2^63 casts back to the largest long, so the edge is compared as decimals.
@@ -172,10 +188,14 @@ def _checked(name: str, value: Column, cast: Column, wanted: T.DataType, back_to
     else:
         infinite = cast.isin(float("inf"), float("-inf"))
         kept = ~infinite | value.cast("double").isin(float("inf"), float("-inf"))
-    return _or_fail(name, value, cast, value.isNull() | F.coalesce(kept, F.lit(False)), wanted)
+    return fail(name, value, cast, value.isNull() | F.coalesce(kept, F.lit(False)), wanted)
 
 
-def _or_fail(name: str, value: Column, good: Column, is_good: Column, wanted: T.DataType) -> Column:
-    before, after = mark("input", f"column {name!r}: '\0' is not a value of type {wanted.simpleString()}, which is needed").split("\0")
-    shown = F.substring(value.cast("string"), 1, _SHOWN_CHARACTERS)
-    return F.when(is_good, good).otherwise(F.raise_error(F.concat(F.lit(before), shown, F.lit(after))))
+def _or_fail(problems: Problems, name: str, value: Column, good: Column, is_good: Column, wanted: T.DataType) -> Column:
+    text = f"column {name!r}: '\0' is not a value of type {wanted.simpleString()}, which is needed"
+    before, after = (text if problems is not None else mark("input", text)).split("\0")
+    message = F.concat(F.lit(before), F.substring(value.cast("string"), 1, _SHOWN_CHARACTERS), F.lit(after))
+    if problems is None:
+        return F.when(is_good, good).otherwise(F.raise_error(message))
+    problems.append(F.when(~is_good, message))
+    return F.when(is_good, good)

@@ -12,7 +12,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lakescore.casts import explicit_cast, safe_cast
+from lakescore.casts import Problems, explicit_cast, safe_cast
 from lakescore.config import ColumnsConfig
 from lakescore.errors import ConfigError, InputError, ModelError, did_you_mean, listing, nearest
 from lakescore.schema import Feature, Signature, column, is_same
@@ -30,13 +30,13 @@ class Input:
     found: T.DataType | None
     explicit: bool = False
 
-    def expression(self) -> Column:
-        """The input as a column of its wanted type."""
+    def expression(self, problems: Problems = None) -> Column:
+        """The input as a column of its wanted type; ``problems`` as in ``casts.safe_cast``."""
         if self.column is None or self.found is None:
             return F.lit(None).cast(self.feature.type)
         if self.explicit:
-            return explicit_cast(self.column, self.found, self.feature.type)
-        cast = safe_cast(self.column, self.found, self.feature.type)
+            return explicit_cast(self.column, self.found, self.feature.type, problems)
+        cast = safe_cast(self.column, self.found, self.feature.type, problems)
         if cast is None:
             raise InputError(_mismatch(self.feature, self.column, self.found))
         return cast
@@ -116,23 +116,55 @@ def plan(schema: T.StructType, config: ColumnsConfig, signature: Signature, case
     return Alignment(source, casts, kept, inputs, keys, labels)
 
 
-def transform(df: DataFrame, alignment: Alignment) -> DataFrame:
-    """The kept columns under their new names, with the configured casts."""
+def transform(df: DataFrame, alignment: Alignment, aside: tuple[str, str] | None = None) -> DataFrame:
+    """The kept columns under their new names, with the configured casts.
+
+    Args:
+        df: the source.
+        alignment: the plan.
+        aside: the names of two more columns: the source's row as it was, a struct, and what is wrong with a row, a text or null; a value
+            that cannot be cast is then null instead of the end of the run.
+    """
     schema = df.schema
+    problems: Problems = [] if aside else None
     # Positions, not names: a column renamed to another's old name must not be taken for it.
     chosen = []
     for field, (old, new) in zip(schema.fields, alignment.source, strict=True):
         if new is None:
             continue
         wanted = alignment.casts.get(new)
-        value = column(old) if wanted is None else explicit_cast(old, field.dataType, wanted)
+        value = column(old) if wanted is None else explicit_cast(old, field.dataType, wanted, problems)
         chosen.append(value.alias(new))
+    if aside is not None:
+        row, problem = aside
+        chosen.append(F.struct(*[column(field.name) for field in schema.fields]).alias(row))
+        chosen.append(F.coalesce(*(problems or []), F.lit(None).cast("string")).alias(problem))
     return df.select(*chosen)
 
 
-def features(alignment: Alignment) -> Column:
-    """The model's inputs as one struct in its order; more than 255 of them, and odd names, are no matter."""
-    return F.struct(*[one.expression().alias(one.feature.name) for one in alignment.inputs])
+def features(alignment: Alignment, beside: Mapping[str, str] | None = None, problem: str | None = None) -> Column:
+    """The model's inputs as one struct in its order; more than 255 of them, and odd names, are no matter.
+
+    Args:
+        alignment: the plan.
+        beside: further fields of the struct, which no model sees: their names, and the columns that they are made of.
+        problem: the field and column that says what is wrong with a row; what is found here is added to it, a null in an integer too.
+    """
+    problems: Problems = [column(problem)] if problem is not None else None
+    fields = [_field(one, problems).alias(one.feature.name) for one in alignment.inputs]
+    fields += [column(name).alias(alias) for alias, name in (beside or {}).items()]
+    if problems is not None and problem is not None:
+        fields.append(F.coalesce(*problems).alias(problem))
+    return F.struct(*fields)
+
+
+def _field(one: Input, problems: Problems) -> Column:
+    value = one.expression(problems)
+    if problems is None or one.column is None or not isinstance(one.feature.type, _INTEGERS):
+        return value
+    # Pandas could hold the null only by making the other rows' integers floats.
+    problems.append(F.when(value.isNull(), F.lit(f"column {one.column!r} is null, and the model's signature declares it an integer")))
+    return F.coalesce(value, F.lit(0).cast(one.feature.type))
 
 
 def _renamed(names: Sequence[str], rename: Mapping[str, str]) -> list[str]:

@@ -162,6 +162,24 @@ class ScoringConfig(Section):
     partitions: Annotated[int, Field(ge=1)] | None = None
 
 
+class ErrorsConfig(Section):
+    """What happens to rows that cannot be scored."""
+
+    on_row_error: Literal["fail", "quarantine"] = "fail"
+    error_threshold: Annotated[int, Field(ge=-1)] | None = None
+    max_failed_fraction: Annotated[float, Field(ge=0, le=1)] | None = None
+    quarantine: Text | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> ErrorsConfig:
+        limits = [key for key in ("error_threshold", "max_failed_fraction", "quarantine") if getattr(self, key) is not None]
+        if self.on_row_error == "fail" and limits:
+            raise ValueError(f"{limits[0]} needs on_row_error: quarantine")
+        if self.error_threshold is not None and self.max_failed_fraction is not None:
+            raise ValueError("error_threshold and max_failed_fraction exclude each other")
+        return self
+
+
 class OutputConfig(Section):
     """Where predictions go, and which columns stand beside them."""
 
@@ -205,6 +223,7 @@ class ScoreConfig(Section):
     source: SourceConfig
     columns: ColumnsConfig = ColumnsConfig()
     scoring: ScoringConfig = ScoringConfig()
+    errors: ErrorsConfig = ErrorsConfig()
     output: OutputConfig
     tracking: TrackingConfig = TrackingConfig()
     spark: SparkConfig = SparkConfig()

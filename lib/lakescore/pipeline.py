@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,16 @@ from pyspark.sql import types as T
 from lakescore import columns, console, progress, session, source, storage, tracking
 from lakescore.columns import Alignment
 from lakescore.compose import compose
-from lakescore.config import OutputConfig, ScoreConfig
-from lakescore.engine import bundle, spark_udf
+from lakescore.config import ErrorsConfig, OutputConfig, ScoreConfig
+from lakescore.engine import bundle, guard, spark_udf
+from lakescore.engine.isolation import ERROR_FIELD
 from lakescore.errors import ConfigError, InputError, LakescoreError, ModelError, OutputError, listing
 from lakescore.failures import translated
 from lakescore.lineage import Lineage, check_partition_by, lineage_columns
 from lakescore.models import resolve
 from lakescore.models.resolve import ResolvedModel
-from lakescore.schema import LINEAGE_COLUMNS, column
-from lakescore.sinks import Batch, Published, Sink, Staged, open_sink
+from lakescore.schema import LINEAGE_COLUMNS, PARTITION, TIMESTAMPS, column
+from lakescore.sinks import Batch, Published, Sink, Staged, open_sink, quarantine
 from lakescore.sinks.base import AlreadyPublishedError
 from lakescore.source import Inspection, Source
 from lakescore.tracking import Record
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 _OWN = "__lakescore_"
 _PREDICTION = f"{_OWN}prediction"
 _FEATURES = f"{_OWN}features"
+_ROW = f"{_OWN}row"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class ScoreResult:
         model_uri, model_version: the pinned model; empty when skipped.
         location: the output path or table; version: its Delta version after the commit.
         output_format: ``delta`` or ``parquet``.
-        rows_read, rows_scored, rows_written: rows; they are equal.
+        rows_read, rows_scored, rows_written: rows; rows read = rows scored + rows quarantined, and all that are scored are written.
+        rows_quarantined: rows that could not be scored; quarantine: the path or table that they are in, None where there are none.
         counts: null, NaN and infinite predictions.
         seconds: by stage; total_seconds: in all.
     """
@@ -68,6 +71,8 @@ class ScoreResult:
     rows_read: int = 0
     rows_scored: int = 0
     rows_written: int = 0
+    rows_quarantined: int = 0
+    quarantine: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -90,6 +95,7 @@ class Plan:
     kept: tuple[str, ...]
     sink: Sink
     published: bool
+    quarantine: Sink | None = None
 
     def lineage(self, run_id: str, started: datetime) -> Lineage:
         run = self.config.run
@@ -144,9 +150,9 @@ def dry_run(
         client = tracking.client_for_looking(config.tracking, scratch)
         model = resolve.resolve(config.model, client, config.tracking.registry_uri, scratch / "model")
         inspection = source.inspect(config.source)
-        sink = _open_sink(config, run_id="")
+        sink = open_sink(config.output, _batch(config, run_id=""))
         spark = spark or session.open_session(config.spark, config.run.name)
-        return _plan(config, spark, model, inspection, sink, published=bool(sink.find(spark)))
+        return _plan(config, spark, model, inspection, sink, "", published=bool(sink.find(spark)))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -164,7 +170,7 @@ def _composed(config: Any, overrides: Sequence[str]) -> ScoreConfig:
 def _run(
     config: ScoreConfig, client: MlflowClient, record: Record, scratch: Path, started: datetime, spark: SparkSession | None
 ) -> ScoreResult:
-    sink = _open_sink(config, record.run_id)
+    sink = open_sink(config.output, _batch(config, record.run_id))
     sink.recover(spark)
     published = sink.find(spark)
     if published and config.run.on_rerun != "replace":
@@ -180,7 +186,7 @@ def _run(
         if published and config.run.on_rerun != "replace":
             return _already_there(config, record, sink)
     with record.stage("plan"):
-        plan = _plan(config, spark, model, inspection, sink, bool(published))
+        plan = _plan(config, spark, model, inspection, sink, record.run_id, bool(published))
     record.params(_parameters(plan, inspection))
     log.info("source: %s, %d columns, %d features", plan.source.description, len(plan.alignment.kept), len(plan.alignment.inputs))
     with session.runtime_conf(spark, spark__sql__execution__arrow__maxRecordsPerBatch=_batch_size(config)):
@@ -191,10 +197,10 @@ def _batch_size(config: ScoreConfig) -> str | None:
     return str(config.scoring.batch_size) if config.scoring.batch_size else None
 
 
-def _open_sink(config: ScoreConfig, run_id: str) -> Sink:
+def _batch(config: ScoreConfig, run_id: str) -> Batch:
     run = config.run
     assert run.batch_id is not None and run.date is not None, "compose fixes both"
-    return open_sink(config.output, Batch(run.batch_id, run_id, run.date, run.on_rerun))
+    return Batch(run.batch_id, run_id, run.date, run.on_rerun)
 
 
 def _already_there(config: ScoreConfig, record: Record, sink: Sink) -> ScoreResult:
@@ -217,7 +223,9 @@ def _already_there(config: ScoreConfig, record: Record, sink: Sink) -> ScoreResu
     )
 
 
-def _plan(config: ScoreConfig, spark: SparkSession, model: ResolvedModel, inspection: Inspection, sink: Sink, published: bool) -> Plan:
+def _plan(
+    config: ScoreConfig, spark: SparkSession, model: ResolvedModel, inspection: Inspection, sink: Sink, run_id: str, published: bool
+) -> Plan:
     _refuse_self_overwrite(config)
     result_type = resolve.result_type(config.model, model.signature)
     names = [feature.name for feature in model.signature.features or ()]
@@ -231,7 +239,29 @@ def _plan(config: ScoreConfig, spark: SparkSession, model: ResolvedModel, inspec
     check_partition_by(aligned, config.output.partition_by)
     plan = Plan(config, spark, model, result_type, data, alignment, prediction, kept, sink, published)
     sink.check(spark, output_schema(plan))
-    return plan
+    return replace(plan, quarantine=_open_quarantine(plan, run_id)) if config.errors.on_row_error == "quarantine" else plan
+
+
+def _open_quarantine(plan: Plan, run_id: str) -> Sink:
+    """The table for rows that cannot be scored, checked like the output."""
+    config = plan.config
+    if isinstance(plan.result_type, (*TIMESTAMPS, T.DateType, T.BinaryType, T.MapType)):
+        raise ConfigError(
+            f"errors.on_row_error: quarantine is not possible with predictions of type {plan.result_type.simpleString()}, which "
+            "mlflow.pyfunc.spark_udf cannot return beside an error"
+        )
+    quarantine.refuse_clashes(plan.alignment.keys)
+    output = quarantine.output_of(config.output, config.errors)
+    sink = open_sink(output, quarantine.batch_of(_batch(config, run_id)))
+    sink.recover(plan.spark)
+    empty = columns.transform(plan.source.df, plan.alignment, (_ROW, guard.PROBLEM))
+    sink.check(plan.spark, _quarantined(plan, empty, guard.PROBLEM, plan.lineage("", datetime.now(timezone.utc))).schema)
+    return sink
+
+
+def _quarantined(plan: Plan, failed: DataFrame, error: str, lineage: Lineage) -> DataFrame:
+    """The quarantine's rows; they are in the partition of the run's date, because theirs may be what is wrong."""
+    return quarantine.rows(failed, plan.alignment.keys, _ROW, error, lineage_columns(replace(lineage, partition_by=PARTITION)))
 
 
 def output_schema(plan: Plan) -> T.StructType:
@@ -329,44 +359,51 @@ def _parameters(plan: Plan, inspection: Inspection) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class _Work:
+    """A batch that no reader sees yet, and what was counted while it was made.
+
+    Attributes:
+        staged: the scored rows; failed: the quarantined rows, None where there are none.
+        read, scored, quarantined: rows as they were counted on the way.
+        counts: null, NaN and infinite predictions.
+        example: the error of one of the quarantined rows.
+    """
+
+    staged: Staged
+    failed: Staged | None
+    read: int
+    scored: int
+    quarantined: int
+    counts: Mapping[str, int]
+    example: str
+
+
 def _score(plan: Plan, record: Record, scratch: Path, started: datetime, inspection: Inspection) -> ScoreResult:
-    config, spark, model = plan.config, plan.spark, plan.model
-    isolated = config.model.env_manager != "local"
-    shipped = bundle.build(
-        model.path,
-        plan.result_type,
-        config.model.predict_method,
-        plan.alignment.integers,
-        plan.alignment.absent,
-        isolated,
-        scratch / "bundle",
-    )
+    config, spark = plan.config, plan.spark
+    shipped = bundle.build(plan.model.path, _contract(plan), config.model.env_manager != "local", scratch / "bundle")
     with record.stage("probe"), translated("model: the worker's test row failed", ModelError):
         predict = spark_udf.predictor(spark, shipped, config.model.env_manager, config.model.params)
         _probe(plan, predict)
     log.info("probe: one row scored on a worker, %.1f s", record.seconds["probe"])
-    read, scored = Observation(), Observation()
     try:
-        staged = _stage(plan, record, predict, read, scored, plan.lineage(record.run_id, started), inspection.rows)
+        work = _stage(plan, record, predict, plan.lineage(record.run_id, started), inspection.rows)
     except LakescoreError:
         # A run of the same batch that came first has cleared this one's staged files away.
         if not plan.published and plan.sink.find(spark):
             return _already_there(config, record, plan.sink)
         raise
-    rows = int(read.get["rows"])
-    log.info("score: %d rows, %d files, %.1f s", staged.rows, staged.files, record.seconds["score"])
+    log.info("score: %d rows, %d files, %.1f s", work.staged.rows, work.staged.files, record.seconds["score"])
     try:
-        counts = {name: int(value) for name, value in scored.get.items()}
-        _audit(rows, counts.pop("rows"), staged)
+        _audit(work)
+        _refuse_too_many(work, config.errors)
         with record.stage("publish"):
-            published = plan.sink.publish(spark, staged)
-    except AlreadyPublishedError:
-        plan.sink.discard(staged)
-        if config.run.on_rerun == "replace":
-            raise
-        return _already_there(config, record, plan.sink)
-    except BaseException:
-        plan.sink.discard(staged)
+            _publish_quarantine(plan, work)
+            published = plan.sink.publish(spark, work.staged)
+    except BaseException as error:
+        _discard(plan, work)
+        if isinstance(error, AlreadyPublishedError) and config.run.on_rerun != "replace":
+            return _already_there(config, record, plan.sink)
         raise
     log.info(
         "output: %s%s, %.1f s",
@@ -374,7 +411,29 @@ def _score(plan: Plan, record: Record, scratch: Path, started: datetime, inspect
         f" version {published.version}" if published.version is not None else "",
         record.seconds["publish"],
     )
-    return _finish(plan, record, rows, staged, counts, published)
+    return _finish(plan, record, work, published)
+
+
+def _contract(plan: Plan) -> bundle.Contract:
+    isolates = plan.quarantine is not None
+    return bundle.Contract(
+        result=plan.result_type,
+        method=plan.config.model.predict_method,
+        # Where rows are quarantined, a null among integers is found before it comes to pandas.
+        integers=() if isolates else plan.alignment.integers,
+        absent=plan.alignment.absent,
+        keys=plan.alignment.keys,
+        isolates=isolates,
+    )
+
+
+def _aligned(plan: Plan) -> tuple[DataFrame, Column]:
+    """The source's rows with the kept columns, and the model's features over them."""
+    keys = {f"{guard.KEY}{name}": name for name in plan.alignment.keys}
+    if plan.quarantine is None:
+        return columns.transform(plan.source.df, plan.alignment), columns.features(plan.alignment, keys)
+    df = columns.transform(plan.source.df, plan.alignment, (_ROW, guard.PROBLEM))
+    return df, columns.features(plan.alignment, keys, guard.PROBLEM)
 
 
 def _probe(plan: Plan, predict: Any) -> None:
@@ -382,46 +441,110 @@ def _probe(plan: Plan, predict: Any) -> None:
 
     The row goes through the driver: a limit below a Python UDF makes Spark throw the worker away, with all that it has loaded.
     """
-    features = columns.transform(plan.source.df, plan.alignment).select(columns.features(plan.alignment).alias(_FEATURES)).limit(1)
-    rows = features.collect()
+    df, features = _aligned(plan)
+    one_row = df.select(features.alias(_FEATURES)).limit(1)
+    rows = one_row.collect()
     if rows:
-        one = plan.spark.createDataFrame(rows, features.schema).coalesce(1)
-        spark_udf.with_predictions(one, predict, F.col(_FEATURES), _PREDICTION, plan.result_type).select(_PREDICTION).collect()
+        one = plan.spark.createDataFrame(rows, one_row.schema).coalesce(1)
+        one.select(predict(F.col(_FEATURES)).alias(_PREDICTION)).collect()
 
 
-def _stage(
-    plan: Plan, record: Record, predict: Any, read: Observation, scored: Observation, lineage: Lineage, total_rows: int | None
-) -> Staged:
+def _stage(plan: Plan, record: Record, predict: Any, lineage: Lineage, total_rows: int | None) -> _Work:
     """The one job: read, score, count, write."""
-    df = columns.transform(plan.source.df, plan.alignment)
+    df, features = _aligned(plan)
     if plan.config.scoring.partitions is not None:
         df = df.repartition(plan.config.scoring.partitions)
-    # Both counters stand in the stage that writes: what a retried task counted is replaced, not added.
+    # The counters stand in the stage that writes: what a retried task counted is replaced, not added.
+    read = Observation()
     df = df.observe(read, F.count(F.lit(1)).alias("rows"))
-    df = spark_udf.with_predictions(df, predict, columns.features(plan.alignment), _PREDICTION, plan.result_type)
-    df = df.observe(scored, *spark_udf.nan_counts(df, _PREDICTION))
     bar = progress.shown(lambda: session.job_progress(plan.spark), "scoring", total_rows, console.terminal())
     with record.stage("score"), bar, translated("scoring failed", LakescoreError):
-        return plan.sink.stage(_finished(plan, df, lineage))
+        if plan.quarantine is None:
+            return _stage_all(plan, spark_udf.with_predictions(df, predict, features, _PREDICTION, plan.result_type), lineage, read)
+        answered = spark_udf.with_predictions_or_errors(df, predict, features, _PREDICTION, plan.result_type)
+        with session.persisted(answered) as kept:
+            return _stage_apart(plan, kept, lineage, read)
 
 
-def _audit(read: int, scored: int, staged: Staged) -> None:
-    if not read == scored == staged.rows:
+def _stage_all(plan: Plan, df: DataFrame, lineage: Lineage, read: Observation) -> _Work:
+    scored = Observation()
+    staged = plan.sink.stage(_finished(plan, df.observe(scored, *spark_udf.nan_counts(df, _PREDICTION)), lineage))
+    counts = {name: int(value) for name, value in scored.get.items()}
+    return _Work(staged, None, int(read.get["rows"]), counts.pop("rows"), 0, counts, "")
+
+
+def _stage_apart(plan: Plan, df: DataFrame, lineage: Lineage, read: Observation) -> _Work:
+    """What was scored to the output, and what was not to the quarantine, if there is any."""
+    assert plan.quarantine is not None, "asked by the caller"
+    work = _stage_all(plan, df.where(F.col(ERROR_FIELD).isNull()), lineage, read)
+    if work.read == work.scored:
+        return work
+    try:
+        seen = Observation()
+        failed = df.where(F.col(ERROR_FIELD).isNotNull())
+        failed = failed.observe(seen, F.count(F.lit(1)).alias("rows"), F.min(ERROR_FIELD).alias("example"))
+        staged = plan.quarantine.stage(_quarantined(plan, failed, ERROR_FIELD, lineage))
+        return replace(work, failed=staged, quarantined=int(seen.get["rows"]), example=str(seen.get["example"]))
+    except BaseException:
+        plan.sink.discard(work.staged)
+        raise
+
+
+def _audit(work: _Work) -> None:
+    quarantined = work.failed.rows if work.failed else 0
+    if work.read != work.scored + work.quarantined or work.scored != work.staged.rows or work.quarantined != quarantined:
         raise LakescoreError(
-            f"the rows do not reconcile: {read} read, {scored} scored, {staged.rows} staged; nothing was published. Run it again, and "
-            "report it if it stays"
+            f"the rows do not reconcile: {work.read} read, {work.scored} scored, {work.staged.rows} staged, {work.quarantined} failed, "
+            f"{quarantined} quarantined; nothing was published. Run it again, and report it if it stays"
         )
 
 
-def _finish(plan: Plan, record: Record, rows: int, staged: Staged, counts: Mapping[str, int], published: Published) -> ScoreResult:
+def _refuse_too_many(work: _Work, errors: ErrorsConfig) -> None:
+    """The thresholds; without one, a batch of which every row failed is no batch."""
+    if errors.error_threshold is not None:
+        key, most = "errors.error_threshold", work.read if errors.error_threshold < 0 else errors.error_threshold
+    elif errors.max_failed_fraction is not None:
+        # As a share, and not as a number of rows: 0.0003 * 10,000 is less than 3.
+        within = work.quarantined <= errors.max_failed_fraction * work.read or work.quarantined / work.read <= errors.max_failed_fraction
+        key, most = "errors.max_failed_fraction", work.quarantined if within else int(errors.max_failed_fraction * work.read)
+    else:
+        key, most = "errors.on_row_error", max(work.read - 1, 0)
+    if work.quarantined > most:
+        raise InputError(
+            f"{key}: {work.quarantined} of {work.read} rows could not be scored, and at most {most} may be quarantined; nothing was "
+            f"published. One of them: {work.example}"
+        )
+
+
+def _publish_quarantine(plan: Plan, work: _Work) -> None:
+    """Before the output: a crash between the two leaves a quarantine that the rerun replaces, and never a batch that lacks its own."""
+    if plan.quarantine is None:
+        return
+    if work.failed is not None:
+        plan.quarantine.publish(plan.spark, work.failed)
+    elif plan.quarantine.find(plan.spark):
+        # This batch was there before with rows that are good now.
+        lineage = plan.lineage("", datetime.now(timezone.utc))
+        none = columns.transform(plan.source.df, plan.alignment, (_ROW, guard.PROBLEM)).limit(0)
+        plan.quarantine.publish(plan.spark, plan.quarantine.stage(_quarantined(plan, none, guard.PROBLEM, lineage)))
+
+
+def _discard(plan: Plan, work: _Work) -> None:
+    plan.sink.discard(work.staged)
+    if plan.quarantine is not None:
+        plan.quarantine.discard(work.failed)
+
+
+def _finish(plan: Plan, record: Record, work: _Work, published: Published) -> ScoreResult:
     metrics = {
-        "rows_read": rows,
-        "rows_scored": rows,
-        "rows_written": staged.rows,
-        "files_written": staged.files,
-        "bytes_written": staged.size,
+        "rows_read": work.read,
+        "rows_scored": work.scored,
+        "rows_written": work.staged.rows,
+        "rows_quarantined": work.quarantined,
+        "files_written": work.staged.files,
+        "bytes_written": work.staged.size,
     }
-    metrics.update({f"predictions_{name}": value for name, value in counts.items()})
+    metrics.update({f"predictions_{name}": value for name, value in work.counts.items()})
     if published.version is not None:
         metrics["output_version"] = published.version
     try:
@@ -440,9 +563,11 @@ def _finish(plan: Plan, record: Record, rows: int, staged: Staged, counts: Mappi
         model_uri=plan.model.uri,
         model_version=plan.model.version,
         version=published.version,
-        rows_read=rows,
-        rows_scored=rows,
-        rows_written=staged.rows,
-        counts=counts,
+        rows_read=work.read,
+        rows_scored=work.scored,
+        rows_written=work.staged.rows,
+        rows_quarantined=work.quarantined,
+        quarantine=plan.quarantine.location if plan.quarantine is not None and work.failed is not None else None,
+        counts=work.counts,
         seconds=dict(record.seconds),
     )

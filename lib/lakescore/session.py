@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from pyspark import StorageLevel
 from pyspark.logger import PySparkLogger
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from lakescore.config import SparkConfig
 from lakescore.console import under_spark_submit
@@ -187,6 +188,22 @@ def runtime_conf(spark: SparkSession, **conf: str | None) -> Iterator[None]:
 def is_connect(spark: SparkSession) -> bool:
     """Whether the session speaks Spark Connect."""
     return type(spark).__module__.startswith("pyspark.sql.connect")
+
+
+@contextmanager
+def persisted(df: DataFrame) -> Iterator[DataFrame]:
+    """The same rows, computed once and kept on the workers' disks while the block runs."""
+    try:
+        kept = df.persist(StorageLevel.DISK_ONLY)
+    except Exception as error:
+        # Databricks serverless has no cache.
+        log.info("spark: rows cannot be kept, and are computed once for each table: %s", type(error).__name__)
+        yield df
+        return
+    try:
+        yield kept
+    finally:
+        kept.unpersist()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from lakescore.config import (
     EXCLUSIVE_KEYS,
     ColumnsConfig,
+    ErrorsConfig,
     ModelConfig,
     OutputConfig,
     RunConfig,
@@ -47,7 +48,9 @@ def test_every_key_of_the_top_is_a_section() -> None:
         ModelConfig,
         SourceConfig,
         ColumnsConfig,
+        ErrorsConfig,
         ScoringConfig,
+        ErrorsConfig,
         OutputConfig,
         TrackingConfig,
         SparkConfig,

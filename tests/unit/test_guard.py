@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -509,6 +510,11 @@ def test_nulls_in_other_inputs_pass() -> None:
 # --- a real model behind the guard
 
 
+def write_contract(folder: Path, **given: Any) -> None:
+    contract = {"run": uuid.uuid4().hex, "result": "long", "method": None, "integers": [], "absent": [], "keys": [], "isolates": False}
+    (folder / "contract.json").write_text(json.dumps({**contract, **given}), encoding="utf-8")
+
+
 class Bundle:
     """A folder as the driver ships it: a saved model beside its contract."""
 
@@ -522,9 +528,8 @@ class Bundle:
             pip_requirements=[],  # inferring them takes seconds
         )
 
-    def load(self, result: Any, method: str | None = None, integers: tuple[str, ...] = (), absent: tuple[str, ...] = ()) -> Guard:
-        contract = {"result": result, "method": method, "integers": integers, "absent": absent}
-        (self.folder / "contract.json").write_text(json.dumps(contract), encoding="utf-8")
+    def load(self, result: Any, **contract: Any) -> Guard:
+        write_contract(self.folder, result=result, **contract)
         return Guard(str(self.folder))
 
 
@@ -584,6 +589,35 @@ def test_what_the_model_itself_raises_is_marked_with_its_reason(bundle: Bundle) 
         guard.predict(FEATURES[["n"]])
 
 
+class _Breaks:
+    """Counts its calls, and breaks on one number."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def predict(self, features: pd.DataFrame, params: Any = None) -> Any:
+        self.sizes.append(len(features))
+        if (features["x"] == 1.5).any():
+            raise ValueError("half past one")
+        return features["x"].to_numpy()
+
+
+def test_the_row_that_breaks_a_model_is_named_by_its_keys_and_the_model_is_not_called_again(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.load("double", keys=("id", "day"))
+    message = "[lakescore:model] the model failed to predict: ValueError: half past one (row id=c, day=2) [/lakescore]"
+    batch = FEATURES.assign(__lakescore_key_id=list("abcd"), __lakescore_key_day=2)
+    first, again = Guard(str(bundle.folder)), Guard(str(bundle.folder))
+    first._model, again._model = _Breaks(), _Breaks()
+    first._failure = again._failure = str(tmp_path / "failed")
+
+    for guard in (first, again):
+        with pytest.raises(GuardError, match=re.escape(message)):
+            guard.predict(batch)
+
+    assert first._model.sizes == [4, 2, 1, 1]
+    assert again._model.sizes == []
+
+
 def test_an_absent_optional_input_is_not_given_to_the_model(tmp_path: Path) -> None:
     known = FEATURES[["x"]]
     guard = Bundle(tmp_path, DecisionTreeRegressor().fit(known, [1.0, 2.0, 3.0, 4.0]), known).load("double", absent=("extra",))
@@ -592,7 +626,7 @@ def test_an_absent_optional_input_is_not_given_to_the_model(tmp_path: Path) -> N
 
 
 def test_a_model_that_cannot_be_loaded_is_named_by_its_key(tmp_path: Path) -> None:
-    (tmp_path / "contract.json").write_text(json.dumps({"result": "long", "method": None, "integers": [], "absent": []}), encoding="utf-8")
+    write_contract(tmp_path)
 
     with pytest.raises(GuardError, match=re.escape("[lakescore:model] model.uri: the model cannot be loaded on a worker: ")):
         Guard(str(tmp_path))

@@ -2,10 +2,10 @@
 
 ::
 
-    bundle/MLmodel                 python_function: loader_module lakescore_guard, the original's output declaration
-    bundle/code/lakescore_guard.py a copy of guard.py, so that executors need no Lakescore
-    bundle/guarded/contract.json   the declared result type and which inputs need care
-    bundle/guarded/model/          the original model's files
+    bundle/MLmodel                  python_function: loader_module lakescore_guard.guard, the original's output declaration
+    bundle/code/lakescore_guard/    copies of guard.py and isolation.py, so that executors need no Lakescore
+    bundle/guarded/contract.json    the declared result type, which inputs need care, what happens to bad rows
+    bundle/guarded/model/           the original model's files
 
 The bundle is exactly the bytes that were resolved: what is loaded cannot differ from what is stamped.
 """
@@ -15,9 +15,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from mlflow.models import Model
 from mlflow.models.signature import ModelSignature
@@ -25,7 +27,7 @@ from mlflow.pyfunc import add_to_model
 from mlflow.types.schema import ColSpec, DataType, ParamSchema, Schema
 from pyspark.sql import types as T
 
-from lakescore.engine import guard
+from lakescore.engine import isolation
 
 _ENVIRONMENT_FILES = ("requirements.txt", "conda.yaml", "python_env.yaml")
 # spark_udf accepts these by itself and leaves their values alone, but refuses them as an explicit result_type.
@@ -38,56 +40,82 @@ class Bundle:
 
     path: Path
     udf_type: T.DataType | None
-    is_array: bool
+    wraps: bool
+    isolates: bool
 
 
-def build(
-    model_path: Path,
-    result: T.DataType,
-    method: str | None,
-    integers: tuple[str, ...],
-    absent: tuple[str, ...],
-    isolated: bool,
-    folder: Path,
-) -> Bundle:
-    """Write the bundle.
+@dataclass(frozen=True)
+class Contract:
+    """How the guard calls the model.
 
-    Args:
-        model_path: the original model's folder.
+    Attributes:
         result: the Spark type of one row's prediction.
         method: the method to call instead of ``predict``.
         integers: inputs in which a null is refused.
         absent: optional inputs that the source has not and pandas cannot hold as null.
-        isolated: whether the model runs in an environment of its own, made of its requirements.
+        keys: the names of the key columns that come beside the features, to name a row that fails.
+        isolates: whether a row that fails is an answer, and not the end.
+    """
+
+    result: T.DataType
+    method: str | None = None
+    integers: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    isolates: bool = False
+
+
+def build(model_path: Path, contract: Contract, environment: bool, folder: Path) -> Bundle:
+    """Write the bundle.
+
+    Args:
+        model_path: the original model's folder.
+        contract: how the guard calls it.
+        environment: whether the model runs in an environment of its own, made of its requirements.
         folder: where to write; must not exist.
     """
+    result = contract.result
     guarded = folder / "guarded"
     shutil.copytree(model_path, guarded / "model", copy_function=_link_or_copy)
-    (folder / "code").mkdir()
-    # By importlib: the package may lie in a zip that --py-files brought.
-    source = resources.files("lakescore.engine").joinpath("guard.py").read_bytes()
-    (folder / "code" / "lakescore_guard.py").write_bytes(source)
-    contract = {
-        "result": result.jsonValue(),
-        "method": method if method != "predict" else None,
-        "integers": list(integers),
-        "absent": list(absent),
-    }
-    (guarded / "contract.json").write_text(json.dumps(contract), encoding="utf-8")
-    _write_environment(model_path, folder, isolated)
+    _write_code(folder / "code" / "lakescore_guard")
+    (guarded / "contract.json").write_text(json.dumps(_as_json(contract)), encoding="utf-8")
+    _write_environment(model_path, folder, environment)
     original = Model.load(str(model_path))
     by_signature = _BY_SIGNATURE.get(result.typeName())
     model = Model(signature=_signature(original.signature, by_signature), run_id=original.run_id)
     flavor = original.flavors["python_function"]
     # MLflow adds only the top model's code folder to sys.path; the original's own is added when the guard loads it.
-    add_to_model(model, loader_module="lakescore_guard", data="guarded", code="code", conda_env=None)  # type: ignore[no-untyped-call]
-    if isolated:
+    add_to_model(model, loader_module="lakescore_guard.guard", data="guarded", code="code", conda_env=None)  # type: ignore[no-untyped-call]
+    if environment:
         model.flavors["python_function"]["env"] = flavor.get("env", {"conda": "conda.yaml", "virtualenv": "python_env.yaml"})
     model.flavors["python_function"]["python_version"] = flavor.get("python_version")
     model.save(str(folder / "MLmodel"))
-    is_array = isinstance(result, T.ArrayType)
-    udf_type = T.StructType([T.StructField(guard.ARRAY_FIELD, result)]) if is_array else result
-    return Bundle(folder, None if by_signature else udf_type, is_array)
+    wraps = isinstance(result, T.ArrayType) or (contract.isolates and not isinstance(result, T.StructType))
+    udf_type = T.StructType([T.StructField(isolation.VALUE_FIELD, result)]) if wraps else result
+    if contract.isolates:
+        assert isinstance(udf_type, T.StructType), "made one above"
+        udf_type = T.StructType([*udf_type.fields, T.StructField(isolation.ERROR_FIELD, T.StringType())])
+    return Bundle(folder, None if by_signature else udf_type, wraps, contract.isolates)
+
+
+def _as_json(contract: Contract) -> dict[str, Any]:
+    return {
+        "run": uuid.uuid4().hex,
+        "result": contract.result.jsonValue(),
+        "method": contract.method if contract.method != "predict" else None,
+        "integers": list(contract.integers),
+        "absent": list(contract.absent),
+        "keys": list(contract.keys),
+        "isolates": contract.isolates,
+    }
+
+
+def _write_code(package: Path) -> None:
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    for name in ("guard.py", "isolation.py"):
+        # By importlib: Lakescore may lie in a zip that --py-files brought.
+        (package / name).write_bytes(resources.files("lakescore.engine").joinpath(name).read_bytes())
 
 
 def _signature(original: ModelSignature | None, result: DataType | None) -> ModelSignature | None:
@@ -97,11 +125,11 @@ def _signature(original: ModelSignature | None, result: DataType | None) -> Mode
     return ModelSignature(outputs=outputs, params=params) if outputs or params else None  # type: ignore[arg-type]
 
 
-def _write_environment(model_path: Path, folder: Path, isolated: bool) -> None:
+def _write_environment(model_path: Path, folder: Path, environment: bool) -> None:
     for name in _ENVIRONMENT_FILES:
-        if isolated and (model_path / name).is_file():
+        if environment and (model_path / name).is_file():
             shutil.copyfile(model_path / name, folder / name)
-    if not isolated:
+    if not environment:
         # The driver has checked the requirements; an empty list spares every task the same check and warning.
         (folder / "requirements.txt").write_text("", encoding="utf-8")
 

@@ -1,8 +1,9 @@
 """Runs on executors: the model behind a check that it does what it declares. A pandas DataFrame in, predictions out.
 
-This file is copied into the folder that Spark ships (``bundle.py``) and loaded there by MLflow as the model's loader module, so it
-may import nothing of Lakescore and runs under ``env_manager: virtualenv`` too. ``mlflow.pyfunc.spark_udf`` converts silently: it
-drops columns, turns numbers into text and None into 'None'; whatever it would change is refused here, naming both sides.
+This file and ``isolation.py`` are copied into the folder that Spark ships (``bundle.py``) and loaded there by MLflow as the model's
+loader module, so they may import nothing else of Lakescore, and run under ``env_manager: virtualenv`` too. ``mlflow.pyfunc.spark_udf``
+converts silently: it drops columns, turns numbers into text and None into 'None'; whatever it would change is refused here, naming
+both sides.
 
 Results leave in the form that spark_udf passes on unchanged: a Series for scalars, a frame for structs, and a frame with the
 one column ``value`` for arrays and maps (spark_udf would pad ragged ones).
@@ -10,16 +11,23 @@ one column ``value`` for arrays and maps (spark_udf would pad ragged ones).
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import os
+import tempfile
 from typing import Any
 
 import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 
-ARRAY_FIELD = "value"
+from .isolation import NUMPY_TYPE, VALUE_FIELD, first_bad_row, isolate, shown
+
+# Columns beside the features: what is wrong with the row already, and its keys. No model sees them.
+OWN = "__lakescore_"
+PROBLEM = f"{OWN}problem"
+KEY = f"{OWN}key_"
 # The one process-wide state: Spark reuses its Python workers, and a model is loaded once per worker, not once per task.
 _loaded: dict[str, Any] = {}
 
@@ -27,22 +35,14 @@ _INTEGERS = {"byte": 8, "short": 16, "integer": 32, "long": 64}
 _FLOATS = {"float": 32, "double": 64}
 # Doubles hold every integer up to here.
 _EXACT_DOUBLE = 2**53
-_NUMPY_TYPE = {
-    "byte": "int8",
-    "short": "int16",
-    "integer": "int32",
-    "long": "int64",
-    "float": "float32",
-    "double": "float64",
-    "boolean": "bool",
-}
 
 
 class GuardError(RuntimeError):
     """A message for the driver; ``lakescore.failures`` finds it by its marks."""
 
     def __init__(self, kind: str, text: str) -> None:
-        super().__init__(f"[lakescore:{kind}] {' '.join(text.split())} [/lakescore]")
+        self.kind, self.text = f"{kind.capitalize()}Error", " ".join(text.split())
+        super().__init__(f"[lakescore:{kind}] {self.text} [/lakescore]")
 
 
 def _load_pyfunc(path: str) -> Guard:
@@ -63,6 +63,10 @@ class Guard:
         self._result = contract["result"]
         self._integers: list[str] = contract["integers"]
         self._absent: list[str] = contract["absent"]
+        self._keys: list[str] = contract["keys"]
+        self._isolates: bool = contract["isolates"]
+        # Beside the worker's other files, which Spark removes when the executor ends.
+        self._failure = os.path.join(_workers_folder(), f"lakescore-{contract['run']}.failed")
         try:
             self._model = mlflow.pyfunc.load_model(os.path.join(path, "model"), suppress_warnings=True)
         except Exception as error:
@@ -72,15 +76,38 @@ class Guard:
 
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:
         """Check the rows, call the model, check the predictions."""
-        refuse_nulls(model_input, self._integers)
-        rows = len(model_input)
-        features = model_input.drop(columns=self._absent) if self._absent else model_input
+        features = model_input.drop(columns=[name for name in model_input.columns if str(name).startswith(OWN)])
+        if self._isolates:
+            return isolate(features, model_input[PROBLEM], lambda part: self._predict(part, params), self._result)
+        if os.path.exists(self._failure):
+            # Spark tries a failed task again; a model that failed once fails again, and the hour until then is spared.
+            with open(self._failure, encoding="utf-8") as file:
+                raise GuardError("model", file.read())
         try:
-            raw = self._model.predict(features, params=params)
+            return self._predict(features, params)
         except GuardError:
             raise
         except Exception as error:
-            raise GuardError("model", f"the model failed to predict: {_say(error)}") from error
+            raise self._named(error, features, model_input, params) from error
+
+    def _named(self, error: Exception, features: pd.DataFrame, rows: pd.DataFrame, params: dict[str, Any] | None) -> GuardError:
+        """The model's own error, with the row that causes it where one alone does: by its keys, else by its features."""
+        where = ""
+        found = first_bad_row(features, lambda part: self._predict(part, params))
+        if found is not None and not isinstance(found[1], GuardError):
+            position, error = found
+            keys = {name: rows[f"{KEY}{name}"].iloc[position] for name in self._keys}
+            where = f" (row {shown(keys or features.iloc[position])})"
+        text = f"the model failed to predict: {_say(error)}{where}"
+        with contextlib.suppress(OSError), open(self._failure, "w", encoding="utf-8") as file:
+            file.write(text)
+        return GuardError("model", text)
+
+    def _predict(self, features: pd.DataFrame, params: dict[str, Any] | None) -> Any:
+        """Conformed predictions; what the model raises comes out as it is."""
+        refuse_nulls(features, self._integers)
+        rows = len(features)
+        raw = self._model.predict(features.drop(columns=self._absent) if self._absent else features, params=params)
         try:
             return conform(raw, self._result, rows)
         except GuardError:
@@ -90,6 +117,16 @@ class Guard:
             raise GuardError(
                 "model", f"the model returned {found}, which is no prediction of type {_name(self._result)}: {_say(error)}"
             ) from error
+
+
+def _workers_folder() -> str:
+    """A folder that the workers of one host share, and that goes with them."""
+    try:
+        from pyspark import SparkFiles
+
+        return str(SparkFiles.getRootDirectory())
+    except Exception:
+        return tempfile.gettempdir()  # the model runs in an environment of its own, without Spark
 
 
 def _with_method(model: Any, method: str) -> Any:
@@ -150,7 +187,7 @@ def conform(raw: Any, declared: Any, rows: int) -> Any:
         return _conform_struct(raw, declared)
     if isinstance(declared, str):
         return _conform_scalar(_single_column(raw, declared), declared, "")
-    return pd.DataFrame({ARRAY_FIELD: _conform_nested(raw, declared, "")})
+    return pd.DataFrame({VALUE_FIELD: _conform_nested(raw, declared, "")})
 
 
 def _unwrapped(raw: Any, kind: str) -> Any:
@@ -230,7 +267,7 @@ def _single_column(raw: Any, declared: str) -> pd.Series:
 def _conform_scalar(values: pd.Series, declared: str, field: str) -> pd.Series:
     if declared == "string":
         return _conform_text(values, field)
-    wanted = _NUMPY_TYPE.get(declared)
+    wanted = NUMPY_TYPE.get(declared)
     if len(values) == 0 and values.dtype.kind == "O":
         return values.astype(np.dtype(wanted or "O"))
     if wanted is not None and isinstance(values.dtype, pd.api.extensions.ExtensionDtype):

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from lakescore.engine.bundle import Bundle
-from lakescore.engine.guard import ARRAY_FIELD
+from lakescore.engine.isolation import ERROR_FIELD, VALUE_FIELD
 
 _FLOATS = (T.DoubleType, T.FloatType)
 
@@ -21,7 +21,7 @@ def predictor(spark: SparkSession, bundle: Bundle, env_manager: str, params: dic
 
     def predict(features: Column) -> Column:
         prediction: Column = udf(features)
-        return prediction.getField(ARRAY_FIELD) if bundle.is_array else prediction
+        return prediction.getField(VALUE_FIELD) if bundle.wraps and not bundle.isolates else prediction
 
     return predict
 
@@ -30,6 +30,20 @@ def with_predictions(df: DataFrame, predict: Any, features: Column, name: str, r
     """Add the predictions of the ``features`` struct, of type ``result``, as the column ``name``, last."""
     predicted = df.select("*", predict(features).alias(name))
     return predicted.withColumn(name, _restore_nan(F.col(name), result)) if _has_floats(result) else predicted
+
+
+def with_predictions_or_errors(df: DataFrame, predict: Any, features: Column, name: str, result: T.DataType) -> DataFrame:
+    """Add the predictions as ``with_predictions`` does, and why a row has none as the column ``ERROR_FIELD`` (text; null: it has one)."""
+    answer = F.col(name)
+    if isinstance(result, T.StructType):
+        value = F.struct(*[answer.getField(field.name).alias(field.name) for field in result.fields])
+    else:
+        value = answer.getField(VALUE_FIELD)
+    error = F.nullif(answer.getField(ERROR_FIELD), F.lit(""))
+    # The UDF's struct by itself first: two projections of it would call the model twice.
+    predicted = df.select("*", predict(features).alias(name)).withColumn(ERROR_FIELD, error).withColumn(name, value)
+    restored = predicted.withColumn(name, _restore_nan(F.col(name), result)) if _has_floats(result) else predicted
+    return restored.withColumn(name, F.when(F.col(ERROR_FIELD).isNull(), F.col(name)))
 
 
 def _has_floats(kind: T.DataType) -> bool:

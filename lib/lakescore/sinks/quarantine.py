@@ -1,0 +1,87 @@
+"""Rows that could not be scored in, a table beside the output out: their keys, why, and the source's row to score again after a fix.
+
+The row is kept as JSON with its schema beside it: the table's columns stay the same whatever the source looks like.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from lakescore.config import ErrorsConfig, OutputConfig
+from lakescore.errors import ConfigError, InputError
+from lakescore.schema import BATCH, column
+from lakescore.sinks.base import Batch
+
+# Written and read with the same options: microseconds, and no dependence on the session's time zone.
+_JSON = {
+    "timeZone": "UTC",
+    "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX",
+    "timestampNTZFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSS",
+    "dateFormat": "yyyy-MM-dd",
+}
+COLUMNS = ("error_class", "error_message", "payload", "payload_schema")
+
+
+def output_of(output: OutputConfig, errors: ErrorsConfig) -> OutputConfig:
+    """Where quarantined rows go: a path where the output is a path, else a table; the output's name with ``_quarantine`` by default."""
+    if output.table is not None:
+        return OutputConfig(table=errors.quarantine or _beside(output.table), merge_schema=True)
+    path = errors.quarantine or _beside((output.path or "").rstrip("/"))
+    return OutputConfig(path=path, format=output.format, merge_schema=True)
+
+
+def batch_of(batch: Batch) -> Batch:
+    """The same batch there: what a run that failed later, or is replaced now, has left of it is replaced."""
+    return replace(batch, on_rerun="replace")
+
+
+def refuse_clashes(keys: Sequence[str]) -> None:
+    """Raise ConfigError where a key is called like a column of the quarantine's own."""
+    for name in keys:
+        if name.casefold() in COLUMNS:
+            raise ConfigError(f"columns.keys: {name!r} is a column that the quarantine has itself; rename it (columns.rename)")
+
+
+def rows(failed: DataFrame, keys: Sequence[str], row: str, error: str, lineage: Sequence[Column]) -> DataFrame:
+    """The quarantine's rows.
+
+    Args:
+        failed: what could not be scored, with the columns ``row`` (struct: the source's row) and ``error`` (text: ``Class: message``).
+        keys: the key columns.
+        row: the column's name.
+        error: the column's name.
+        lineage: the run's columns.
+    """
+    kind = failed.schema[row].dataType
+    return failed.select(
+        *map(column, keys),
+        F.substring_index(F.col(error), ": ", 1).alias("error_class"),
+        F.expr(f"substring(`{error}`, instr(`{error}`, ': ') + 2)").alias("error_message"),
+        F.to_json(F.col(row), _JSON).alias("payload"),
+        F.lit(kind.json()).alias("payload_schema"),
+        *lineage,
+    )
+
+
+def source_rows(quarantine: DataFrame, batch_id: str, where: str) -> DataFrame:
+    """The source's rows of a quarantined batch, as they were read.
+
+    Raises:
+        InputError: there is no such batch in it.
+    """
+    batch = quarantine.where(F.col(BATCH) == F.lit(batch_id))
+    schemas = [found[0] for found in batch.select("payload_schema").distinct().collect()]
+    if not schemas:
+        raise InputError(f"run.batch_id: {where} has no rows of the batch {batch_id!r}; nothing of it was quarantined")
+    schema = T.StructType.fromJson(json.loads(schemas[0]))
+    return batch.select(F.from_json("payload", schema, {**_JSON, "mode": "FAILFAST"}).alias("row")).select("row.*")
+
+
+def _beside(name: str) -> str:
+    return f"{name[:-1]}_quarantine`" if name.endswith("`") else f"{name}_quarantine"
