@@ -48,7 +48,6 @@ def test_every_key_of_the_top_is_a_section() -> None:
         ModelConfig,
         SourceConfig,
         ColumnsConfig,
-        ErrorsConfig,
         ScoringConfig,
         ErrorsConfig,
         OutputConfig,
