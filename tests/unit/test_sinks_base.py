@@ -21,7 +21,7 @@ from lakescore.sinks.base import (
     batch_prefix,
     compare_schemas,
     file_statistics,
-    refuse_case_duplicates,
+    refuse_schema,
     staged_files,
 )
 from lakescore.storage import Location
@@ -215,10 +215,10 @@ def test_merging_allows_new_and_missing_columns_and_tells_which(existing: str, n
 
 def test_columns_that_differ_only_by_case_are_refused_by_both_names() -> None:
     with pytest.raises(OutputError) as caught:
-        refuse_case_duplicates(schema("b double, ID long, id long"), "output.path: /t")
+        refuse_schema(schema("b double, ID long, id long"), "output.path: /t")
 
     assert str(caught.value) == "output.path: /t: the columns 'ID' and 'id' differ only by case, which Delta does not allow; rename one"
 
 
 def test_columns_that_differ_are_no_duplicates() -> None:
-    refuse_case_duplicates(schema("a double, b double"), "t")
+    refuse_schema(schema("a double, b double"), "t")

@@ -27,6 +27,10 @@ from lakescore.storage import Location
 log = logging.getLogger(__name__)
 
 MERGE_HINT = "rename or cast it, or set output.merge_schema=true to add new columns"
+_DELTA_TYPES = (
+    T.StringType, T.BinaryType, T.BooleanType, T.ByteType, T.ShortType, T.IntegerType, T.LongType, T.FloatType, T.DoubleType,
+    T.DecimalType, T.DateType, T.TimestampType, T.TimestampNTZType, T.VariantType,
+)  # fmt: skip
 _NO_SUCCESS_FILE = {"mapreduce.fileoutputcommitter.marksuccessfuljobs": "false"}
 
 
@@ -195,12 +199,20 @@ def file_statistics(footer: Any) -> str:
             continue
         if all(chunk.has_null_count for chunk in chunks):
             nulls[path] = sum(chunk.null_count for chunk in chunks)
-        bounds = [chunk for chunk in chunks if chunk.has_min_max]
-        if len(bounds) == len(chunks) and bounds:
-            least, most = _json_bound(min(b.min for b in bounds)), _json_bound(max(b.max for b in bounds))
-            if least is not None and most is not None:
-                low[path], high[path] = least, most
+        bounds = _bounds([chunk for chunk in chunks if chunk.has_min_max], len(chunks))
+        if bounds is not None:
+            low[path], high[path] = bounds
     return json.dumps({"numRecords": footer.num_rows, "minValues": low, "maxValues": high, "nullCount": nulls})
+
+
+def _bounds(chunks: list[Any], wanted: int) -> tuple[Any, Any] | None:
+    if len(chunks) != wanted or not chunks:
+        return None
+    try:
+        least, most = _json_bound(min(chunk.min for chunk in chunks)), _json_bound(max(chunk.max for chunk in chunks))
+    except (OverflowError, ValueError):
+        return None  # Spark's years go beyond Python's 1 to 9999
+    return (least, most) if least is not None and most is not None else None
 
 
 def _json_bound(value: Any) -> Any:
@@ -218,17 +230,35 @@ def _json_bound(value: Any) -> Any:
     return value if isinstance(value, str) and len(value) <= 32 else None
 
 
-def refuse_case_duplicates(schema: T.StructType, where: str) -> None:
-    """Delta tells columns apart regardless of case, whatever Spark is set to.
+def refuse_schema(schema: T.StructType, where: str) -> None:
+    """Delta tells names apart regardless of case, whatever Spark is set to, inside columns too; and some types it cannot hold.
 
     Raises:
-        OutputError: naming the two.
+        OutputError: naming the two names, or the column and its type.
     """
     seen: dict[str, str] = {}
-    for name in schema.names:
-        other = seen.setdefault(name.casefold(), name)
-        if other != name:
-            raise OutputError(f"{where}: the columns {other!r} and {name!r} differ only by case, which Delta does not allow; rename one")
+    for field in schema.fields:
+        other = seen.setdefault(field.name.casefold(), field.name)
+        if other != field.name:
+            raise OutputError(
+                f"{where}: the columns {other!r} and {field.name!r} differ only by case, which Delta does not allow; rename one"
+            )
+        for inside in _types_inside(field.dataType):
+            if isinstance(inside, T.StructType):
+                refuse_schema(inside, f"{where}: column {field.name!r}")
+            elif not isinstance(inside, _DELTA_TYPES):
+                raise OutputError(
+                    f"{where}: column {field.name!r} is {inside.simpleString()}, which Delta cannot hold; cast it (columns.cast) or drop it"
+                )
+
+
+def _types_inside(kind: T.DataType) -> list[T.DataType]:
+    """The types at the leaves of arrays and maps; structs as they are."""
+    if isinstance(kind, T.ArrayType):
+        return _types_inside(kind.elementType)
+    if isinstance(kind, T.MapType):
+        return [*_types_inside(kind.keyType), *_types_inside(kind.valueType)]
+    return [kind]
 
 
 def compare_schemas(existing: T.StructType, new: T.StructType, merge: bool, where: str) -> bool:

@@ -39,7 +39,7 @@ from lakescore.sinks.base import (
     attempts,
     compare_schemas,
     file_statistics,
-    refuse_case_duplicates,
+    refuse_schema,
     staged_files,
     write_parquet,
 )
@@ -103,16 +103,17 @@ class DeltaSink(PathSink):
         return table is not None and table.transaction_version(app_id(self._batch.batch_id)) is not None
 
     def check(self, spark: SparkSession, schema: T.StructType) -> None:
-        refuse_case_duplicates(schema, f"output.path: {self.location}")
+        refuse_schema(schema, f"output.path: {self.location}")
         table = self._table()
         if table is None:
             self._check_free()
-            self._through_spark = needs_mapping(schema)
+            self._through_spark = needs_mapping(schema) or not _library_knows(schema)
             return
         self._check_partitions(list(table.metadata().partition_columns))
+        self._refuse_replacing(table)
         existing = T.StructType.fromJson(json.loads(table.schema().to_json()))
         self._merges = compare_schemas(existing, schema, self._config.merge_schema, f"output.path: {self.location}")
-        self._through_spark = self._merges or not _library_writes(table, existing)
+        self._through_spark = self._merges or not _library_writes(table, existing) or not _library_knows(schema)
 
     def stage(self, df: DataFrame) -> Staged:
         folder = self._root / STAGING / attempt_name(self._batch.batch_id)
@@ -172,6 +173,14 @@ class DeltaSink(PathSink):
         if found != [PARTITION]:
             raise OutputError(
                 f"output.path: {self.location} is partitioned by {listing(found)}; Lakescore writes tables partitioned by {PARTITION}"
+            )
+
+    def _refuse_replacing(self, table: DeltaTable) -> None:
+        is_append_only = str(table.metadata().configuration.get("delta.appendOnly", "")).lower() == "true"
+        if is_append_only and self._batch.on_rerun == "replace" and table.transaction_version(app_id(self._batch.batch_id)) is not None:
+            raise OutputError(
+                f"run.on_rerun: {self.location} takes appends only (delta.appendOnly=true), so the batch {self._batch.batch_id} in it "
+                "cannot be replaced; give another batch_id"
             )
 
     def _remove(self, folder: storage.Location) -> None:
@@ -266,7 +275,8 @@ class DeltaSink(PathSink):
             if low is None or high is None:
                 return None
             if low <= self._batch.batch_id <= high:
-                if low != high:
+                # Another writer's rows have no batch, and count neither as least nor as most.
+                if low != high or file.get(f"null_count.{BATCH}") != 0:
                     return None
                 values: dict[str, str | None] = {PARTITION: str(file[f"partition.{PARTITION}"])}
                 removes.append(RemoveAction(file["path"], True, now, file["size_bytes"], values))
@@ -315,8 +325,18 @@ def spark_options(batch: Batch, current: int | None, merges: bool) -> dict[str, 
 
 
 def nullable(schema: T.StructType) -> T.StructType:
-    """The schema as a table's: every column nullable, without Spark's private metadata."""
-    return T.StructType([T.StructField(field.name, field.dataType, True) for field in schema.fields])
+    """The schema as a table's: all nullable, inside too (else it would be a constraint), and without Spark's private metadata."""
+    return T.StructType([T.StructField(field.name, _nullable_inside(field.dataType), True) for field in schema.fields])
+
+
+def _nullable_inside(kind: T.DataType) -> T.DataType:
+    if isinstance(kind, T.StructType):
+        return nullable(kind)
+    if isinstance(kind, T.ArrayType):
+        return T.ArrayType(_nullable_inside(kind.elementType), True)
+    if isinstance(kind, T.MapType):
+        return T.MapType(_nullable_inside(kind.keyType), _nullable_inside(kind.valueType), True)
+    return kind
 
 
 def _add_action(handle: _Handle, file: StagedFile) -> AddAction:
@@ -330,6 +350,15 @@ def _add_action(handle: _Handle, file: StagedFile) -> AddAction:
     )
 
 
+def _library_knows(schema: T.StructType) -> bool:
+    """Whether the deltalake library has all the types; variants it has not."""
+    try:
+        Schema.from_json(nullable(schema).json())
+    except Exception:
+        return False
+    return True
+
+
 def _library_writes(table: DeltaTable, schema: T.StructType) -> bool:
     """Whether the deltalake library writes to this table without leaving out anything that its protocol asks for."""
     protocol = table.protocol()
@@ -338,4 +367,10 @@ def _library_writes(table: DeltaTable, schema: T.StructType) -> bool:
     plain = protocol.min_writer_version <= _PLAIN_WRITER or features <= _WRITABLE_FEATURES
     if not plain or any(key.startswith("delta.constraints.") for key in configuration):
         return False
+    if nullable(schema).jsonValue() != _without_metadata(schema).jsonValue():
+        return False  # NOT NULL is for the writer to check
     return not any(key.startswith("delta.") for field in schema.fields for key in (field.metadata or {}))
+
+
+def _without_metadata(schema: T.StructType) -> T.StructType:
+    return T.StructType([T.StructField(field.name, field.dataType, field.nullable) for field in schema.fields])

@@ -25,7 +25,7 @@ from lakescore.sinks.base import (
     batch_prefix,
     beaten,
     compare_schemas,
-    refuse_case_duplicates,
+    refuse_schema,
 )
 from lakescore.sinks.delta import needs_mapping, nullable, spark_options, was_made_by
 
@@ -66,7 +66,7 @@ class TableSink:
         return self._in_history(spark, self._batch.batch_id, "batch_id")
 
     def check(self, spark: SparkSession, schema: T.StructType) -> None:
-        refuse_case_duplicates(schema, f"output.table: {self.location}")
+        refuse_schema(schema, f"output.table: {self.location}")
         self._exists = spark.catalog.tableExists(self._name)
         if not self._exists:
             return
