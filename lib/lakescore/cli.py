@@ -159,7 +159,8 @@ def describe_result(result: ScoreResult) -> str:
     if result.outcome == "skipped":
         return f"batch {result.batch_id} is in {result.location} already; nothing to do (run.on_rerun=skip)"
     odd = ", ".join(f"{count:,} {name}" for name, count in result.counts.items() if count)
-    rate = f", {result.rows_scored / result.total_seconds:,.0f} rows/s" if result.rows_scored and result.total_seconds else ""
+    scoring = result.seconds.get("score")
+    rate = f" ({result.rows_scored / scoring:,.0f} rows/s while scoring)" if result.rows_scored and scoring else ""
     version = "" if result.version is None else f" (version {result.version})"
     rows: list[tuple[str, Any]] = [
         ("model", result.model_uri),

@@ -24,6 +24,7 @@ from lakescore.redact import is_secret_key, redact, redact_tree
 from lakescore.strict_yaml import parse_value, parse_yaml
 
 COMMAND_LINE = "command line"
+GIVEN_VALUES = "given values"
 _EXPECTED = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -60,7 +61,7 @@ def compose(
     aside: dict[str, Any] = {}
     if values is not None:
         tree, aside = _set_rows_aside(_plain(values))
-        layers.append(("values", tree))
+        layers.append((GIVEN_VALUES, tree))
     layers += [(COMMAND_LINE, override) for override in map(parse_override, overrides)]
     origins = _Origins(layers)
     merged = _fixed_at_start(_merge(layers), now or datetime.now(timezone.utc), origins)
@@ -198,6 +199,10 @@ def _fixed_at_start(tree: Any, now: datetime, origins: _Origins) -> Any:
         with contextlib.suppress(zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             run["date"] = now.astimezone(zoneinfo.ZoneInfo(str(zone))).date().isoformat()
     if _lookup(run, "batch_id", origins) is None:
+        on_rerun = _lookup(run, "on_rerun", origins)
+        if on_rerun in ("replace", "fail"):
+            where = origins.of(["run", "on_rerun"])
+            raise ConfigError(f"run.on_rerun: {on_rerun} needs run.batch_id; without one each run makes a new batch ({where})")
         run["batch_id"] = f"{now.astimezone(timezone.utc):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     return tree
 

@@ -228,6 +228,12 @@ class ScoreConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     spark: SparkConfig = SparkConfig()
 
+    @model_validator(mode="after")
+    def _check(self) -> ScoreConfig:
+        if self.output.columns == "keys" and not self.columns.keys:
+            raise ValueError("output.columns: keys needs columns.keys, which is empty")
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain values, keys as in the YAML file."""
         return self.model_dump(mode="json", by_alias=True)

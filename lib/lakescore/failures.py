@@ -27,6 +27,8 @@ _SAYS_NOTHING = re.compile(r"Malformed records are detected.*|(?:[\w$]+\.)+(?!EO
 _SPANS_LINES = re.compile(r"end-of-input|Malformed CSV record: .*\"")
 _CSV_NAMES = re.compile(r"Expected: (.*?) but found: ?(.*?)(?: ?CSV file|$)")
 _CSV_SIZES = re.compile(r"Header length: (\d+), schema size: (\d+)")
+# Jackson, which reads JSON, says that it hides the text.
+_HIDDEN_SOURCE = re.compile(r"\s*(?:at )?\[Source: REDACTED [^\]]*\]")
 _EXCEPTION = re.compile(r"^(?:[\w$]+\.)+[\w$]+(?:Exception|Error)(?:: | - )")
 _PYTHON_ERROR = re.compile(r"^(?P<error>[A-Za-z_][\w.]*(?:Error|Exception|Warning)(?::[^\n]*)?)$", re.MULTILINE)
 DELTA_MISSING = (
@@ -139,6 +141,8 @@ def _read_error(text: str, doing: str) -> LakescoreError | None:
     if name == "TABLE_OR_VIEW_NOT_FOUND":
         table = re.search(r"(?:`(?:[^`]|``)+`\.?)+", said)
         return InputError(f"{doing}: the table or view {table.group(0) if table else ''} does not exist")
+    if name in ("CAST_INVALID_INPUT", "CANNOT_PARSE_TIMESTAMP", "CAST_OVERFLOW", "DIVIDE_BY_ZERO", "ARITHMETIC_OVERFLOW"):
+        return InputError(f"{doing}: {said}")
     if name.startswith("UNRESOLVED_COLUMN") or name == "PARSE_SYNTAX_ERROR":
         return ConfigError(f"{doing}: {said}")
     return None
@@ -153,7 +157,7 @@ def _plain_path(uri: str) -> str:
 def _read_cause(text: str) -> str:
     """Why a file could not be read, in the words of the innermost cause that says something."""
     causes = [reason for cause in _CAUSE.findall(text) if (reason := _reason(cause)) and not _SAYS_NOTHING.fullmatch(reason)]
-    reason = causes[-1] if causes else first_line(text)
+    reason = _HIDDEN_SOURCE.sub("", causes[-1] if causes else first_line(text))
     if "EOFException" in reason:
         reason = "it ends too early"
     if "Unescaped quote" in reason:

@@ -15,9 +15,10 @@ from lakescore.config import SourceConfig
 from lakescore.errors import ConfigError, InputError, did_you_mean, listing
 from lakescore.readers import option
 
+_PARQUET_MAGIC = b"PAR1"
 _SUFFIXES = {
     ".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".orc": "orc",
-    ".avro": "avro",
+    ".avro": "avro", ".pq": "parquet", ".parq": "parquet",
 }  # fmt: skip
 
 
@@ -74,6 +75,8 @@ def inspect(config: SourceConfig) -> Inspection:
         return _inspect_delta(config, paths, found)
     files = [(location, file) for location in found for file in location.files() if _is_chosen(file, config)] if known else []
     format_ = config.format or _format_of([file.path for _, file in files] or paths)
+    if config.format is None:
+        _refuse_unknown(files)
     readers.check_options(format_, config.options)
     for key in ("version", "timestamp"):
         if format_ != "delta" and getattr(config, key) is not None:
@@ -108,6 +111,21 @@ def _format_of(names: Sequence[str]) -> str:
     if len(formats) > 1:
         raise InputError(f"source.path: the files are of different formats: {listing(formats.values())}; read one format, by a glob")
     return next(iter(formats), "parquet")
+
+
+def _refuse_unknown(files: Sequence[tuple[storage.Location, storage.File]]) -> None:
+    """Files whose names do not tell the format are Parquet, if they say so themselves."""
+    for location, file in files:
+        suffix = PurePosixPath(file.path).suffix
+        if _suffix(file.path) is not None or not suffix:
+            continue
+        with location.fs.open_input_file(file.path) as stream:
+            if stream.read(len(_PARQUET_MAGIC)) != _PARQUET_MAGIC:
+                raise InputError(
+                    f"source.format: {file.path}: the format cannot be told from {suffix!r}; set it to one of "
+                    f"{listing(dict.fromkeys(_SUFFIXES.values()))}, delta"
+                )
+        return
 
 
 def _refuse_delta(found: Sequence[storage.Location]) -> None:
@@ -175,6 +193,8 @@ def _inspect_delta(config: SourceConfig, paths: tuple[str, ...], found: Sequence
 
 def _delta_version(path: str) -> int | None:
     """The table's newest version; None where the library cannot read its log, and Spark pins it by itself."""
+    if storage.closed_to_delta(path) is not None:
+        return None
     try:
         return int(DeltaTable(path, without_files=True).version())
     except Exception:

@@ -22,7 +22,7 @@ from lakescore.compose import compose
 from lakescore.config import ErrorsConfig, OutputConfig, ScoreConfig
 from lakescore.engine import bundle, guard, spark_udf
 from lakescore.engine.isolation import ERROR_FIELD
-from lakescore.errors import ConfigError, InputError, LakescoreError, ModelError, OutputError, listing
+from lakescore.errors import ConfigError, InputError, LakescoreError, ModelError, OutputError, did_you_mean, listing
 from lakescore.failures import translated
 from lakescore.lineage import Lineage, check_partition_by, lineage_columns
 from lakescore.models import resolve
@@ -124,11 +124,10 @@ def score(
     """
     config = _composed(config, overrides)
     started = datetime.now(timezone.utc)
-    client = tracking.client_for(config.tracking)
     scratch = Path(tempfile.mkdtemp(prefix="lakescore-"))
     try:
-        with tracking.open_record(client, config) as record:
-            return _run(config, client, record, scratch, started, spark)
+        with tracking.quiet_mlflow(), tracking.open_record(tracking.client_for(config.tracking), config) as record:
+            return _run(config, record.client, record, scratch, started, spark)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -148,10 +147,11 @@ def dry_run(
     scratch = Path(tempfile.mkdtemp(prefix="lakescore-"))
     try:
         client = tracking.client_for_looking(config.tracking, scratch)
-        model = resolve.resolve(config.model, client, config.tracking.registry_uri, scratch / "model")
+        with tracking.quiet_mlflow():
+            model = resolve.resolve(config.model, client, config.tracking.registry_uri, scratch / "model")
         inspection = source.inspect(config.source)
         sink = open_sink(config.output, _batch(config, run_id=""))
-        spark = spark or session.open_session(config.spark, config.run.name)
+        spark = spark or _session(config)
         return _plan(config, spark, model, inspection, sink, "", published=bool(sink.find(spark)))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -180,7 +180,7 @@ def _run(
     log.info("model: %s (%s), %.1f s", model.uri, model.flavor, record.seconds["model"])
     inspection = source.inspect(config.source)
     with record.stage("session"):
-        spark = spark or session.open_session(config.spark, config.run.name)
+        spark = spark or _session(config)
     if published is None:
         published = sink.find(spark)
         if published and config.run.on_rerun != "replace":
@@ -195,6 +195,11 @@ def _run(
 
 def _batch_size(config: ScoreConfig) -> str | None:
     return str(config.scoring.batch_size) if config.scoring.batch_size else None
+
+
+def _session(config: ScoreConfig) -> SparkSession:
+    named = (config.source.table, config.source.query, config.output.table)
+    return session.open_session(config.spark, config.run.name, tables=any(named))
 
 
 def _batch(config: ScoreConfig, run_id: str) -> Batch:
@@ -286,12 +291,12 @@ def _kept(config: OutputConfig, alignment: Alignment) -> tuple[str, ...]:
     if config.columns == "all":
         return alignment.kept
     if config.columns == "keys":
-        if not alignment.keys:
-            raise ConfigError("output.columns: keys needs columns.keys, which is empty")
         return tuple(name for name in alignment.kept if name in alignment.keys)
     unknown = [name for name in config.columns if name not in alignment.kept]
     if unknown:
-        raise InputError(f"output.columns: there is no column {unknown[0]!r}; the kept columns are {listing(alignment.kept, 12)}")
+        known = [*alignment.kept, "all", "keys"]
+        hint = did_you_mean(unknown[0], known) or f" The kept columns are {listing(alignment.kept, 12)}."
+        raise InputError(f"output.columns: there is no column {unknown[0]!r}.{hint}")
     return tuple(config.columns)
 
 
@@ -300,11 +305,27 @@ def _prediction_names(config: OutputConfig, result: T.DataType) -> tuple[str, ..
         return (config.prediction,)
     fields = len(result.fields) if isinstance(result, T.StructType) else 1
     if len(config.prediction) != fields:
-        raise ConfigError(
-            f"output.prediction: lists {len(config.prediction)} name(s), and the model has {fields} output(s)"
-            + (f" ({listing(result.names)})" if isinstance(result, T.StructType) else "")
-        )
+        if isinstance(result, T.StructType):
+            hint = f" ({listing(result.names)})"
+        elif isinstance(result, T.ArrayType):
+            each = ",".join(f"{name}:{result.elementType.simpleString()}" for name in config.prediction)
+            hint = f", an array; for a column for each of its elements set model.result_type='struct<{each}>'"
+        else:
+            hint = ""
+        raise ConfigError(f"output.prediction: lists {len(config.prediction)} name(s), and the model has {fields} output(s){hint}")
+    _refuse_moved(config.prediction, result)
     return config.prediction
+
+
+def _refuse_moved(prediction: Sequence[str], result: T.DataType) -> None:
+    """Names go by position; one that is another output's name would show that output's values under the wrong name."""
+    if not isinstance(result, T.StructType):
+        return
+    for name, own in zip(prediction, result.names, strict=True):
+        if name != own and name in result.names:
+            raise ConfigError(
+                f"output.prediction: {name!r} is the name of another output; list the names in the model's order: {listing(result.names)}"
+            )
 
 
 def _refuse_own_names(names: Sequence[str]) -> None:
@@ -320,9 +341,10 @@ def _refuse_clashes(kept: Sequence[str], prediction: Sequence[str], case_sensiti
             key = name if case_sensitive else name.casefold()
             if key in taken:
                 other, first = taken[key]
+                drop = [one for one in kept if one.casefold() in {name.casefold() for name in (*prediction, *LINEAGE_COLUMNS)}]
                 raise OutputError(
-                    f"output: the column {first!r} would be both {other} and {what}; rename (columns.rename) or drop the source "
-                    "column, or set output.prediction"
+                    f"output: the column {first!r} would be both {other} and {what}; rename the source's column (columns.rename), drop it "
+                    f"(columns.drop=[{','.join(drop)}]), or set output.prediction"
                 )
             taken[key] = (what, name)
 
@@ -458,12 +480,21 @@ def _stage(plan: Plan, record: Record, predict: Any, lineage: Lineage, total_row
     read = Observation()
     df = df.observe(read, F.count(F.lit(1)).alias("rows"))
     bar = progress.shown(lambda: session.job_progress(plan.spark), "scoring", total_rows, console.terminal())
-    with record.stage("score"), bar, translated("scoring failed", LakescoreError):
+    with record.stage("score"), bar, translated(_doing(plan.config), LakescoreError):
         if plan.quarantine is None:
             return _stage_all(plan, spark_udf.with_predictions(df, predict, features, _PREDICTION, plan.result_type), lineage, read)
         answered = spark_udf.with_predictions_or_errors(df, predict, features, _PREDICTION, plan.result_type)
         with session.persisted(answered) as kept:
             return _stage_apart(plan, kept, lineage, read)
+
+
+def _doing(config: ScoreConfig) -> str:
+    """What a failure that names nothing may come from: the expressions that are evaluated with the rows."""
+    expressions = {"source.query": config.source.query, "source.filter": config.source.filter}
+    given = [f"{key}: {text}" for key, text in expressions.items() if text is not None]
+    if config.output.partition_by != PARTITION:
+        given.append(f"output.partition_by: {config.output.partition_by}")
+    return "; ".join(given) or "scoring failed"
 
 
 def _stage_all(plan: Plan, df: DataFrame, lineage: Lineage, read: Observation) -> _Work:
@@ -545,6 +576,8 @@ def _finish(plan: Plan, record: Record, work: _Work, published: Published) -> Sc
         "bytes_written": work.staged.size,
     }
     metrics.update({f"predictions_{name}": value for name, value in work.counts.items()})
+    if not work.read:
+        log.warning("source: there are no rows; the batch is published without any")
     if published.version is not None:
         metrics["output_version"] = published.version
     try:

@@ -37,8 +37,12 @@ _OWN_DEFAULTS = {
 }
 
 
-def open_session(config: SparkConfig, name: str) -> SparkSession:
-    """The session that is there already (notebook, Databricks), else a new one.
+# Spark's own catalog is in memory: a table's name would end with the process. Hive's is the cluster's, or a folder `metastore_db` here.
+_LASTING_CATALOG = {"spark.sql.catalogImplementation": "hive"}
+
+
+def open_session(config: SparkConfig, name: str, tables: bool = False) -> SparkSession:
+    """The session that is there already (notebook, Databricks), else a new one; with a catalog that lasts where ``tables`` are named.
 
     Precedence: spark-submit's ``--master`` and ``--conf`` and spark-defaults.conf > the configuration > our defaults.
 
@@ -51,18 +55,19 @@ def open_session(config: SparkConfig, name: str) -> SparkSession:
             log.info("spark: using the session that is there; spark.master and spark.conf of the configuration are not applied")
         return active
     builder = SparkSession.builder.appName(name)
+    defaults = {**_OWN_DEFAULTS, **(_LASTING_CATALOG if tables else {})}
     remote = config.master if config.master and config.master.startswith("sc://") else os.environ.get("SPARK_REMOTE")
     if remote:
         _use_own_python(remote)
         return _start(_configured(builder.remote(remote), config.conf), f"Spark Connect at {remote}")
     if under_spark_submit():
-        builder = _under_submit(builder, config)
+        builder = _under_submit(builder, config, defaults)
     else:
         require_java()
         _use_own_python(config.master or os.environ.get("MASTER", "local"))
         if config.master:
             builder = builder.master(config.master)
-        builder = _configured(builder, {**_OWN_DEFAULTS, **config.conf})
+        builder = _configured(builder, {**defaults, **config.conf})
     return _start(builder, "Spark")
 
 
@@ -104,12 +109,12 @@ def _start(builder: Any, what: str) -> SparkSession:
     return session
 
 
-def _under_submit(builder: Any, config: SparkConfig) -> Any:
+def _under_submit(builder: Any, config: SparkConfig, defaults: dict[str, str]) -> Any:
     from pyspark import SparkConf, SparkContext
 
     SparkContext._ensure_initialized()
     given = dict(SparkConf().getAll())
-    for key, value in {**_OWN_DEFAULTS, **config.conf}.items():
+    for key, value in {**defaults, **config.conf}.items():
         if key not in given:
             builder = builder.config(key, value)
         elif key in config.conf and given[key] != value:

@@ -63,6 +63,8 @@ def read(spark: SparkSession, config: SourceConfig, inspection: Inspection, feat
         df, version, description = _read_rows(spark, config, feature_names), None, "rows"
     if not df.columns:
         raise InputError(f"source: {description} has no column")
+    if inspection.format == "csv":
+        _refuse_other_separator(df.columns, config)
     if config.filter is not None:
         with translated(f"source.filter: {config.filter}", ConfigError):
             df = df.where(F.expr(config.filter))
@@ -70,6 +72,17 @@ def read(spark: SparkSession, config: SourceConfig, inspection: Inspection, feat
     if config.limit is not None:
         df = df.limit(config.limit)
     return Source(df, description, version)
+
+
+def _refuse_other_separator(names: Sequence[str], config: SourceConfig) -> None:
+    """A file with another separator than the reader's is one column whose name has it."""
+    given = readers.option(config.options, "sep") or readers.option(config.options, "delimiter")
+    found = next((sep for sep in (";", "\t", "|") if len(names) == 1 and sep in names[0]), None)
+    if found is not None and given is None:
+        raise InputError(
+            f"source.path: {listing(config.path or ())} has one column, {names[0][:60]!r}; if {found!r} separates the values, set "
+            f"source.options.sep={found!r}"
+        )
 
 
 def _read_path(spark: SparkSession, config: SourceConfig, inspection: Inspection) -> tuple[DataFrame, int | None]:

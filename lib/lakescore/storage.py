@@ -22,6 +22,8 @@ import pyarrow.fs as pafs
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
 # Spark's Hadoop connectors and pyarrow name the same stores differently.
 _ARROW_SCHEME = {"s3a": "s3", "s3n": "s3"}
+# It takes local paths for URLs, more or less: %20 for a space, a backslash for a slash; at the others it panics.
+_NO_DELTA = re.compile(r"%[0-9A-Fa-f]{2}|[\\\[\]^|]")
 _GLOB = re.compile(r"[*?\[{]")
 
 
@@ -46,6 +48,12 @@ def for_spark(path: str) -> str:
 def for_spark_reader(path: str) -> str:
     """A path to read, of which Spark takes no character for a glob's."""
     return re.sub(r"([\\*?\[\]{}])", r"\\\1", for_spark(path))
+
+
+def closed_to_delta(path: str) -> str | None:
+    """The first character in a local path that the deltalake library reads as something else, or None."""
+    found = _NO_DELTA.search(path) if scheme_of(path) == "file" else None
+    return found.group(0) if found else None
 
 
 def overlap(path: str, pattern: str) -> bool:

@@ -23,7 +23,11 @@ import mlflow
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
-from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
+from mlflow.environment_variables import (
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR,
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+    MLFLOW_HTTP_REQUEST_TIMEOUT,
+)
 from mlflow.exceptions import MlflowException
 
 from lakescore.config import ScoreConfig, TrackingConfig
@@ -211,11 +215,32 @@ def _require_answer(key: str, uri: str) -> None:
 
 
 @contextmanager
+def quiet_mlflow() -> Iterator[None]:
+    """Leave out what MLflow says of what is done on purpose: bars for each copied file, advice about env_manager."""
+    if log.isEnabledFor(logging.DEBUG):
+        yield
+        return
+    logger, level = logging.getLogger("mlflow"), logging.getLogger("mlflow").level
+    logger.setLevel(max(level, logging.ERROR))
+    try:
+        with _settings({MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR: False}):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
 def _impatient() -> Iterator[None]:
     """Short timeouts for the first requests: a server that hangs must not hold the job for an hour."""
-    settings: dict[Any, int] = {MLFLOW_HTTP_REQUEST_TIMEOUT: REQUEST_SECONDS, MLFLOW_HTTP_REQUEST_MAX_RETRIES: REQUEST_RETRIES}
-    before = {variable: variable.get_raw() for variable in settings}
-    for variable, value in settings.items():
+    with _settings({MLFLOW_HTTP_REQUEST_TIMEOUT: REQUEST_SECONDS, MLFLOW_HTTP_REQUEST_MAX_RETRIES: REQUEST_RETRIES}):
+        yield
+
+
+@contextmanager
+def _settings(values: dict[Any, Any]) -> Iterator[None]:
+    """Set MLflow's environment variables, and put back what was there."""
+    before = {variable: variable.get_raw() for variable in values}
+    for variable, value in values.items():
         variable.set(value)
     try:
         yield

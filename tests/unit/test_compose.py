@@ -92,7 +92,7 @@ def test_the_later_file_is_named_where_both_set_the_key(write: Write) -> None:
 
 
 def test_a_wrong_value_from_python_names_the_values() -> None:
-    assert refused(values={"run": "x"}) == "run: got 'x' (text); expected a section (key: value) (values)"
+    assert refused(values={"run": "x"}) == "run: got 'x' (text); expected a section (key: value) (given values)"
 
 
 def test_all_wrong_keys_are_named_in_one_line() -> None:
@@ -469,7 +469,7 @@ def test_a_python_caller_may_give_a_date_paths_and_tuples() -> None:
 def test_a_value_that_is_no_plain_value_is_refused_by_its_key() -> None:
     message = refused(values={"model": {"params": {"a": object()}}})
 
-    assert message == "model.params.a: Value 'object' is not a supported primitive type (values)"
+    assert message == "model.params.a: Value 'object' is not a supported primitive type (given values)"
 
 
 def test_the_run_date_can_be_used_in_other_keys() -> None:

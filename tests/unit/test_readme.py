@@ -67,7 +67,7 @@ def test_every_file_that_is_named_exists() -> None:
 def test_the_overrides_in_it_are_accepted() -> None:
     keys = r"(?<![\w-])((?:run|source|model|output|columns)(?:\.\w+)+=(?:[\[{][^\]}]*[\]}]|[^\s`)\",]+))"
     overrides = set(re.findall(keys, README))
-    base = {"model": {"uri": "m"}, "source": {"path": "a"}, "output": {"path": "b"}}
+    base = {"run": {"batch_id": "b"}, "model": {"uri": "m"}, "source": {"path": "a"}, "output": {"path": "b"}}
 
     assert len(overrides) > 5
     for override in overrides:

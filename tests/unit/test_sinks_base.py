@@ -182,7 +182,7 @@ def test_nullability_is_no_difference() -> None:
 @pytest.mark.parametrize("merge", [True, False])
 def test_another_type_is_refused_with_both(merge: bool) -> None:
     assert refused("a double", "a long", merge) == (
-        "output.path: /t: column 'a' is double in the table and bigint in this batch; cast it (columns.cast) or write to another table"
+        "output.path: /t: column 'a' is double in the table and bigint in this batch; cast it (columns.cast; a prediction: model.result_type) or write to another table"
     )
 
 

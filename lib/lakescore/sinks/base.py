@@ -273,8 +273,8 @@ def compare_schemas(existing: T.StructType, new: T.StructType, merge: bool, wher
         other = there.get(key)
         if other is not None and other.dataType.simpleString() != field.dataType.simpleString():
             raise OutputError(
-                f"{where}: column {field.name!r} is {other.dataType.simpleString()} in the table and "
-                f"{field.dataType.simpleString()} in this batch; cast it (columns.cast) or write to another table"
+                f"{where}: column {field.name!r} is {other.dataType.simpleString()} in the table and {field.dataType.simpleString()} in "
+                "this batch; cast it (columns.cast; a prediction: model.result_type) or write to another table"
             )
         if other is not None and other.name != field.name:
             raise OutputError(f"{where}: the table calls the column {other.name!r} and this batch {field.name!r}; rename it")

@@ -92,6 +92,9 @@ class DeltaSink(PathSink):
 
     def __init__(self, config: OutputConfig, batch: Batch) -> None:
         super().__init__(config, batch)
+        odd = storage.closed_to_delta(self.location)
+        if odd is not None:
+            raise OutputError(f"output.path: a Delta table cannot be at {self.location}, because of {odd!r} in it; give another path")
         self._through_spark = False
         self._merges = False
 
@@ -100,7 +103,24 @@ class DeltaSink(PathSink):
 
     def find(self, spark: SparkSession | None) -> bool | None:
         table = self._table()
-        return table is not None and table.transaction_version(app_id(self._batch.batch_id)) is not None
+        if table is None or table.transaction_version(app_id(self._batch.batch_id)) is None:
+            return False
+        if not self._may_have_rows(table):
+            log.warning(
+                "output: the batch %s was committed to %s, and none of its rows are there (there were none, or they were removed since); "
+                "run.on_rerun=replace writes it again",
+                self._batch.batch_id,
+                self.location,
+            )
+        return True
+
+    def _may_have_rows(self, table: DeltaTable) -> bool:
+        """Whether a file may hold rows of the batch: a DELETE or RESTORE takes them, and leaves the batch's transaction in the log."""
+        for file in pa.table(table.get_add_actions(flatten=True)).to_pylist():
+            low, high = file.get(f"min.{BATCH}"), file.get(f"max.{BATCH}")
+            if low is None or high is None or low <= self._batch.batch_id <= high:
+                return True
+        return False
 
     def check(self, spark: SparkSession, schema: T.StructType) -> None:
         refuse_schema(schema, f"output.path: {self.location}")
