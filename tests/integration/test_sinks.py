@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from delta.tables import DeltaTable as DeltaTableBuilder
 from deltalake import DeltaTable
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from lakescore import score
 from lakescore.errors import LakescoreError, OutputError
@@ -224,6 +228,85 @@ def test_the_delta_table_that_is_read_is_read_at_its_version(
 def _tables(spark: SparkSession) -> list[str]:
     """The tables of the schema `ml`, without the session's temporary views."""
     return [row["tableName"] for row in spark.sql("SHOW TABLES IN ml").collect() if not row["isTemporary"]]
+
+
+class TestDeltaTablesOfOthers:
+    """What another writer has put into the table, or asked of it, holds."""
+
+    @pytest.fixture
+    def output_format(self) -> str:
+        return "delta"
+
+    def test_rows_without_a_batch_survive_the_replacement_of_one(
+        self, spark: SparkSession, run: Score, rows: Callable[[], pd.DataFrame], tmp_path: Path
+    ) -> None:
+        out = str(tmp_path / "out")
+        run("run.batch_id=a")
+        foreign = spark.read.format("delta").load(out).limit(5).withColumn("batch_id", F.lit(None).cast("string"))
+        foreign.write.format("delta").mode("append").save(out)
+        DeltaTable(out).optimize.compact()
+
+        run("run.batch_id=a", "run.on_rerun=replace", "source.limit=10")
+
+        assert rows()["batch_id"].fillna("none").value_counts().to_dict() == {"a": 10, "none": 5}
+
+    def test_a_null_in_a_column_that_may_have_none_is_refused(
+        self, spark: SparkSession, config: Make, linear_uri: str, features: list[str], tmp_path: Path
+    ) -> None:
+        source = {
+            "rows": [{**dict.fromkeys(features, 0.5), "note": None}],
+            "schema": ", ".join(f"{f} double" for f in features) + ", note int",
+        }
+        settings = config(model={"uri": linear_uri}, source=source)
+        score({**settings, "source": {**source, "rows": [{**dict.fromkeys(features, 0.5), "note": 1}]}}, spark=spark)
+        out = settings["output"]["path"]
+        whole = spark.read.format("delta").load(out)
+        strict = T.StructType([T.StructField(f.name, f.dataType, f.name != "note") for f in whole.schema.fields])
+        settings["output"]["path"] = str(tmp_path / "strict")
+        builder = DeltaTableBuilder.create(spark).location(settings["output"]["path"]).addColumns(strict).partitionedBy("score_date")
+        builder.execute()
+
+        with pytest.raises(OutputError, match="note"):
+            score(settings, spark=spark)
+
+        assert DeltaTable(settings["output"]["path"]).version() == 0
+
+    def test_a_new_table_can_be_read_whatever_the_source_says_of_nulls(
+        self, spark: SparkSession, config: Make, linear_uri: str, features: list[str]
+    ) -> None:
+        columns = ", ".join(f"0.5D AS {name}" for name in features)
+        query = f"SELECT {columns}, named_struct('a', 1, 'b', array(2)) AS s, timestamp_ntz '2026-01-31 12:00:00' AS t"
+        settings = config(model={"uri": linear_uri}, source={"query": query})
+
+        result = score(settings, spark=spark)
+
+        row = spark.read.format("delta").load(result.location).select("s.a", "s.b", "t").collect()[0]
+        assert (row.a, row.b, str(row.t)) == (1, [2], "2026-01-31 12:00:00")
+
+    def test_a_batch_of_an_append_only_table_cannot_be_replaced(self, spark: SparkSession, run: Score, tmp_path: Path) -> None:
+        run("run.batch_id=a")
+        spark.sql(f"ALTER TABLE delta.`{tmp_path}/out` SET TBLPROPERTIES (delta.appendOnly = true)")
+
+        with pytest.raises(OutputError) as caught:
+            run("run.batch_id=a", "run.on_rerun=replace")
+
+        assert str(caught.value) == (
+            f"run.on_rerun: {tmp_path}/out takes appends only (delta.appendOnly=true), so the batch a in it cannot be replaced; give "
+            "another batch_id"
+        )
+
+    @pytest.mark.parametrize("odd", ["a%20b", "a[1]", "a|b", "a\\b"])
+    def test_a_path_that_the_delta_library_takes_for_another_is_refused(self, run: Score, tmp_path: Path, odd: str) -> None:
+        with pytest.raises(OutputError, match=re.escape(f"output.path: a Delta table cannot be at {tmp_path}/{odd}, because of ")):
+            run(f"output.path={tmp_path}/{odd}")
+
+    def test_far_dates_are_written(self, spark: SparkSession, config: Make, linear_uri: str, features: list[str]) -> None:
+        columns = ", ".join(f"0.5D AS {name}" for name in features)
+        settings = config(model={"uri": linear_uri}, source={"query": f"SELECT {columns}, date '+12000-01-01' AS far"})
+
+        result = score(settings, spark=spark)
+
+        assert spark.read.format("delta").load(result.location).where("far > '9999-12-31'").count() == 1
 
 
 class TestCatalogTable:

@@ -182,7 +182,8 @@ def test_nullability_is_no_difference() -> None:
 @pytest.mark.parametrize("merge", [True, False])
 def test_another_type_is_refused_with_both(merge: bool) -> None:
     assert refused("a double", "a long", merge) == (
-        "output.path: /t: column 'a' is double in the table and bigint in this batch; cast it (columns.cast; a prediction: model.result_type) or write to another table"
+        "output.path: /t: column 'a' is double in the table and bigint in this batch; cast it (columns.cast; a prediction: "
+        "model.result_type) or write to another table"
     )
 
 
@@ -222,3 +223,20 @@ def test_columns_that_differ_only_by_case_are_refused_by_both_names() -> None:
 
 def test_columns_that_differ_are_no_duplicates() -> None:
     refuse_schema(schema("a double, b double"), "t")
+
+
+def test_names_inside_a_column_that_differ_only_by_case_are_refused_too() -> None:
+    with pytest.raises(OutputError) as caught:
+        refuse_schema(schema("s array<struct<a:int,A:int>>"), "t")
+
+    assert str(caught.value) == "t: column 's': the columns 'a' and 'A' differ only by case, which Delta does not allow; rename one"
+
+
+@pytest.mark.parametrize(
+    ("columns", "name"), [("i interval day", "interval day"), ("i map<string, interval year>", "interval year"), ("i void", "void")]
+)
+def test_a_type_that_delta_cannot_hold_is_refused(columns: str, name: str) -> None:
+    with pytest.raises(OutputError) as caught:
+        refuse_schema(schema(columns), "t")
+
+    assert str(caught.value) == f"t: column 'i' is {name}, which Delta cannot hold; cast it (columns.cast) or drop it"
