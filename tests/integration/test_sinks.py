@@ -141,8 +141,8 @@ def test_a_column_of_another_type_is_refused_before_scoring(run: Score, tmp_path
         run("run.batch_id=b", "columns.cast.id=string")
 
     assert str(error.value) == (
-        f"output.path: {tmp_path / 'out'}: column 'id' is bigint in the table and string in this batch; cast it (columns.cast) or write "
-        "to another table"
+        f"output.path: {tmp_path / 'out'}: column 'id' is bigint in the table and string in this batch; cast it (columns.cast; a "
+        "prediction: model.result_type) or write to another table"
     )
     assert _files(tmp_path / "out") == before
 

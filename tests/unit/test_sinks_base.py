@@ -227,16 +227,22 @@ def test_columns_that_differ_are_no_duplicates() -> None:
 
 def test_names_inside_a_column_that_differ_only_by_case_are_refused_too() -> None:
     with pytest.raises(OutputError) as caught:
-        refuse_schema(schema("s array<struct<a:int,A:int>>"), "t")
+        inside = T.StructType([T.StructField("a", T.LongType()), T.StructField("A", T.LongType())])
+        refuse_schema(T.StructType([T.StructField("s", T.ArrayType(inside))]), "t")
 
     assert str(caught.value) == "t: column 's': the columns 'a' and 'A' differ only by case, which Delta does not allow; rename one"
 
 
 @pytest.mark.parametrize(
-    ("columns", "name"), [("i interval day", "interval day"), ("i map<string, interval year>", "interval year"), ("i void", "void")]
+    ("kind", "name"),
+    [
+        (T.DayTimeIntervalType(0, 0), "interval day"),
+        (T.MapType(T.StringType(), T.YearMonthIntervalType(0, 0)), "interval year"),
+        (T.NullType(), "void"),
+    ],
 )
-def test_a_type_that_delta_cannot_hold_is_refused(columns: str, name: str) -> None:
+def test_a_type_that_delta_cannot_hold_is_refused(kind: T.DataType, name: str) -> None:
     with pytest.raises(OutputError) as caught:
-        refuse_schema(schema(columns), "t")
+        refuse_schema(T.StructType([T.StructField("i", kind)]), "t")
 
     assert str(caught.value) == f"t: column 'i' is {name}, which Delta cannot hold; cast it (columns.cast) or drop it"
