@@ -49,6 +49,8 @@ _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 _NOT_FINITE = r"(?i)^\s*([+-]?inf(inity)?|nan)\s*$"
 _DATE = r"^\s*[+-]?\d{4,}-\d{1,2}-\d{1,2}\s*$"
 _TIMESTAMP = r"^\s*[+-]?\d{4,}-\d{1,2}-\d{1,2}([ T].*)?\s*$"
+# Spark's timestamps have microseconds, and its parser cuts off what is finer.
+_NANOSECONDS = r"\.\d{6}\d*[1-9]"
 _SHOWN_CHARACTERS = 60
 
 
@@ -175,7 +177,7 @@ def _parsed(fail: _Fail, name: str, value: Column, wanted: T.DataType) -> Column
         wide = T.DecimalType(38, 38 - (wanted.precision - wanted.scale))
         parsed = F.when(parsed.cast(wide) == value.try_cast(wide), parsed)
     elif isinstance(wanted, (T.DateType, *TIMESTAMPS)):
-        parsed = F.when(value.rlike(_DATE if isinstance(wanted, T.DateType) else _TIMESTAMP), parsed)
+        parsed = F.when(value.rlike(_DATE if isinstance(wanted, T.DateType) else _TIMESTAMP) & ~value.rlike(_NANOSECONDS), parsed)
     return fail(name, value, parsed, value.isNull() | parsed.isNotNull(), wanted)
 
 

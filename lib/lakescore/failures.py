@@ -31,6 +31,7 @@ _CSV_SIZES = re.compile(r"Header length: (\d+), schema size: (\d+)")
 _HIDDEN_SOURCE = re.compile(r"\s*(?:at )?\[Source: REDACTED [^\]]*\]")
 _EXCEPTION = re.compile(r"^(?:[\w$]+\.)+[\w$]+(?:Exception|Error)(?:: | - )")
 _PYTHON_ERROR = re.compile(r"^(?P<error>[A-Za-z_][\w.]*(?:Error|Exception|Warning)(?::[^\n]*)?)$", re.MULTILINE)
+_WORKER_GONE = re.compile(r"Python worker exited unexpectedly|Python worker .*\bcrashed\b|java\.io\.EOFException\s*\Z")
 DELTA_MISSING = (
     "Delta Lake is not on Spark's classpath: run `lakescore setup-spark` once in this environment, or add "
     "`--packages io.delta:delta-spark_4.2_2.13:4.4.0 --conf spark.sql.extensions=io.delta.sql.DeltaSparkSessionExtension "
@@ -120,6 +121,11 @@ def _platform_error(text: str) -> LakescoreError | None:
         return PlatformError(DELTA_MISSING)
     if re.search(r"AVRO_NOT_AVAILABLE|Avro is built-in but external|DATA_SOURCE_NOT_FOUND.*\bavro\b|AVRO_NOT_LOADED", text, re.DOTALL):
         return PlatformError(AVRO_MISSING)
+    if _WORKER_GONE.search(text):
+        return PlatformError(
+            "a worker's Python ended without a word: out of memory (give executors more, or set scoring.batch_size lower), or a crash in "
+            "the model's native code"
+        )
     denied = re.search(r"(?:Permission denied|Read-only file system|Mkdirs failed to create)[^\n]*", text)
     if denied and "FAILED_READ_FILE" not in text:
         return OutputError(f"the output cannot be written: {denied.group(0)}; check the permissions of output.path")

@@ -65,6 +65,8 @@ def check_partition_by(df: DataFrame, expression: str) -> None:
     if expression == PARTITION:
         return
     try:
+        # A condition, unlike a column, may neither aggregate nor make more rows.
+        df.where(F.expr(expression).isNotNull()).schema  # noqa: B018  a Connect client asks the server only now
         kind = df.select(F.expr(expression).alias(PARTITION)).schema[PARTITION].dataType
     except Exception as error:
         raise translate(error, f"output.partition_by: {expression}", ConfigError) from error

@@ -257,6 +257,7 @@ def _open_quarantine(plan: Plan, run_id: str) -> Sink:
         )
     quarantine.refuse_clashes(plan.alignment.keys)
     output = quarantine.output_of(config.output, config.errors)
+    quarantine.refuse_overlap(output, config.output, config.source)
     sink = open_sink(output, quarantine.batch_of(_batch(config, run_id)))
     sink.recover(plan.spark)
     empty = columns.transform(plan.source.df, plan.alignment, (_ROW, guard.PROBLEM))
@@ -465,9 +466,9 @@ def _probe(plan: Plan, predict: Any) -> None:
     """
     df, features = _aligned(plan)
     one_row = df.select(features.alias(_FEATURES)).limit(1)
-    rows = one_row.collect()
-    if rows:
-        one = plan.spark.createDataFrame(rows, one_row.schema).coalesce(1)
+    row = one_row.toArrow()
+    if row.num_rows:
+        one = plan.spark.createDataFrame(row).coalesce(1)
         one.select(predict(F.col(_FEATURES)).alias(_PREDICTION)).collect()
 
 

@@ -239,6 +239,10 @@ def test_predictions_of_every_shape_stand_beside_errors(
             "errors.on_row_error: got 'quarantene' (text); expected one of fail, quarantine. Did you mean 'quarantine'? (command line)",
         ),
         (
+            ["errors.on_row_error=quarantine", "output.path=/t/out", "errors.quarantine=/t/out/bad"],
+            "errors.quarantine: /t/out/bad overlaps output.path /t/out; give it a folder of its own",
+        ),
+        (
             ["errors.on_row_error=quarantine", "columns.rename={id: payload}", "columns.keys=payload"],
             "columns.keys: 'payload' is a column that the quarantine has itself; rename it (columns.rename)",
         ),
@@ -251,3 +255,17 @@ def test_settings_that_contradict_each_other_are_refused(
         _run(spark, settings, *overrides)
 
     assert str(caught.value) == message
+
+
+def test_a_model_that_returns_one_prediction_for_a_batch_is_refused_and_not_asked_row_by_row(
+    spark: SparkSession, config: Make, store: str
+) -> None:
+    class Mean(mlflow.pyfunc.PythonModel):
+        def predict(self, context: Any, model_input: pd.DataFrame) -> list[float]:
+            return [model_input["x"].mean()]
+
+    uri = _log(Mean(), infer_signature(pd.DataFrame({"x": [1.0]}), np.array([1.0])))
+    settings = config(model={"uri": uri}, source={"rows": {"x": [1.0, 2.0]}}, errors={"on_row_error": "quarantine"})
+
+    with pytest.raises(ModelError, match=r"the model returned 1 prediction\(s\) for a batch of 2 row\(s\); it must return one for each"):
+        score(settings, spark=spark)

@@ -618,6 +618,43 @@ def test_the_row_that_breaks_a_model_is_named_by_its_keys_and_the_model_is_not_c
     assert again._model.sizes == []
 
 
+def test_a_model_that_wants_to_end_the_process_fails_like_any_other(bundle: Bundle) -> None:
+    class Exits:
+        def predict(self, features: pd.DataFrame, params: Any = None) -> Any:
+            raise SystemExit(3)
+
+    guard = bundle.load("double")
+    guard._model = Exits()
+
+    with pytest.raises(
+        GuardError, match=re.escape("the model failed to predict: RuntimeError: it raised SystemExit(3) (row n=0.0, x=0.0)")
+    ):
+        guard.predict(FEATURES)
+
+
+class Scaled(mlflow.pyfunc.PythonModel):
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> Any:
+        return model_input["x"].to_numpy()
+
+    def scaled(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> Any:
+        return model_input["x"].to_numpy() * params["by"]
+
+    def plain(self, context: Any, model_input: pd.DataFrame) -> Any:
+        return model_input["x"].to_numpy()
+
+
+def test_another_method_gets_the_params_or_says_that_it_takes_none(tmp_path: Path) -> None:
+    signature = infer_signature(FEATURES, [1.0], params={"by": 1.0})
+    mlflow.pyfunc.save_model(tmp_path / "model", python_model=Scaled(), signature=signature, pip_requirements=[])
+    write_contract(tmp_path, result="double", method="scaled")
+
+    assert Guard(str(tmp_path)).predict(FEATURES, {"by": 3.0}).tolist() == [0.0, 1.5, 4.5, 7.5]
+
+    write_contract(tmp_path, result="double", method="plain")
+    with pytest.raises(GuardError, match=re.escape("model.params: the method plain takes no params")):
+        Guard(str(tmp_path)).predict(FEATURES, {"by": 3.0})
+
+
 def test_an_absent_optional_input_is_not_given_to_the_model(tmp_path: Path) -> None:
     known = FEATURES[["x"]]
     guard = Bundle(tmp_path, DecisionTreeRegressor().fit(known, [1.0, 2.0, 3.0, 4.0]), known).load("double", absent=("extra",))

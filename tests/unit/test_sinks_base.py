@@ -226,8 +226,9 @@ def test_columns_that_differ_are_no_duplicates() -> None:
 
 
 def test_names_inside_a_column_that_differ_only_by_case_are_refused_too() -> None:
+    inside = T.StructType([T.StructField("a", T.LongType()), T.StructField("A", T.LongType())])
+
     with pytest.raises(OutputError) as caught:
-        inside = T.StructType([T.StructField("a", T.LongType()), T.StructField("A", T.LongType())])
         refuse_schema(T.StructType([T.StructField("s", T.ArrayType(inside))]), "t")
 
     assert str(caught.value) == "t: column 's': the columns 'a' and 'A' differ only by case, which Delta does not allow; rename one"

@@ -38,9 +38,10 @@ _EXACT_DOUBLE = 2**53
 
 
 class GuardError(RuntimeError):
-    """A message for the driver; ``lakescore.failures`` finds it by its marks."""
+    """A message for the driver; ``lakescore.failures`` finds it by its marks. A ``fatal`` one is no single row's fault."""
 
-    def __init__(self, kind: str, text: str) -> None:
+    def __init__(self, kind: str, text: str, fatal: bool = False) -> None:
+        self.fatal = fatal
         self.kind, self.text = f"{kind.capitalize()}Error", " ".join(text.split())
         super().__init__(f"[lakescore:{kind}] {self.text} [/lakescore]")
 
@@ -107,7 +108,11 @@ class Guard:
         """Conformed predictions; what the model raises comes out as it is."""
         refuse_nulls(features, self._integers)
         rows = len(features)
-        raw = self._model.predict(features.drop(columns=self._absent) if self._absent else features, params=params)
+        try:
+            raw = self._model.predict(features.drop(columns=self._absent) if self._absent else features, params=params)
+        except (SystemExit, KeyboardInterrupt) as error:
+            # They would end the worker, and Spark would say that it crashed.
+            raise RuntimeError(f"it raised {type(error).__name__}({error})") from error
         try:
             return conform(raw, self._result, rows)
         except GuardError:
@@ -148,10 +153,15 @@ class _Method:
 
     def __init__(self, function: Any, context: Any) -> None:
         self._function = function
-        names = list(inspect.signature(function).parameters) if context is not None else []
-        self._leading = (context,) if names[:1] == ["context"] else ()
+        names = list(inspect.signature(function).parameters)
+        self._leading = (context,) if context is not None and names[:1] == ["context"] else ()
+        self._takes_params = "params" in names
 
-    def predict(self, data: Any) -> Any:
+    def predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:
+        if self._takes_params:
+            return self._function(*self._leading, data, params=params)
+        if params:
+            raise GuardError("model", f"model.params: the method {self._function.__name__} takes no params", fatal=True)
         return self._function(*self._leading, data)
 
 
@@ -182,7 +192,9 @@ def conform(raw: Any, declared: Any, rows: int) -> Any:
     raw = _unwrapped(raw, kind)
     found = _length(raw, rows)
     if found != rows:
-        raise GuardError("model", f"the model returned {found} prediction(s) for a batch of {rows} row(s); it must return one for each")
+        text = f"the model returned {found} prediction(s) for a batch of {rows} row(s); it must return one for each"
+        # In batches of one row such a model would seem to be right.
+        raise GuardError("model", text, fatal=True)
     if kind == "struct":
         return _conform_struct(raw, declared)
     if isinstance(declared, str):

@@ -53,6 +53,8 @@ def isolate(frame: pd.DataFrame, problems: pd.Series, predict: Predict, declared
         try:
             parts.append((rows, _as_frame(predict(_part(frame, rows)))))
         except Exception as error:
+            if getattr(error, "fatal", False):
+                raise
             if len(rows) == 1:
                 errors[rows[0]] = describe(error)
             else:

@@ -49,6 +49,8 @@ def with_predictions_or_errors(df: DataFrame, predict: Any, features: Column, na
 def _has_floats(kind: T.DataType) -> bool:
     if isinstance(kind, T.StructType):
         return any(_has_floats(field.dataType) for field in kind.fields)
+    if isinstance(kind, T.MapType):
+        return _has_floats(kind.valueType)
     return _has_floats(kind.elementType) if isinstance(kind, T.ArrayType) else isinstance(kind, _FLOATS)
 
 
@@ -61,6 +63,9 @@ def _restore_nan(value: Column, kind: T.DataType) -> Column:
     if isinstance(kind, T.ArrayType):
         element = kind.elementType
         return F.transform(value, lambda item: _restore_nan(item, element))
+    if isinstance(kind, T.MapType):
+        inside = kind.valueType
+        return F.transform_values(value, lambda _, item: _restore_nan(item, inside))
     assert isinstance(kind, T.StructType), "_has_floats knows no other type"
     return F.struct(*[_restore_nan(value.getField(field.name), field.dataType).alias(field.name) for field in kind.fields])
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -43,6 +45,8 @@ from lakescore.sinks.base import (
 log = logging.getLogger(__name__)
 
 HIDDEN = "_lakescore"
+# What Java takes for a double beyond Python: 7d, 0x1p3.
+_JAVA_NUMBER = re.compile(r"(?:\d+\.?\d*(?:[eE][+-]?\d+)?[dDfF]|0[xX][0-9a-fA-F]*\.?[0-9a-fA-F]*[pP][+-]?\d+[dDfF]?)")
 Move = tuple[str, str]  # from and to, relative to the table's folder
 
 
@@ -61,8 +65,8 @@ class ParquetSink(PathSink):
         super().__init__(config, batch)
         if _changes_as_partition(batch.batch_id):
             raise OutputError(
-                f"run.batch_id: {batch.batch_id!r} would be read back from a Parquet table's folder name as the number "
-                f"{float(batch.batch_id):g}; put a letter in front of it, or use output.format=delta"
+                f"run.batch_id: {batch.batch_id!r} would be read back from a Parquet table's folder name as another "
+                "number; put a letter in front of it, or use output.format=delta"
             )
 
     def recover(self, spark: SparkSession | None) -> None:
@@ -204,8 +208,12 @@ class ParquetSink(PathSink):
 
 def _changes_as_partition(batch_id: str) -> bool:
     """Whether Spark, which guesses the type of a partition folder's value, would give back another text than the ID."""
+    if _JAVA_NUMBER.fullmatch(batch_id):
+        return True
     try:
         number = float(batch_id)
     except ValueError:
         return False
+    if not math.isfinite(number):
+        return True
     return str(int(number)) != batch_id if number.is_integer() else repr(number) != batch_id

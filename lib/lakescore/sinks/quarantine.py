@@ -13,7 +13,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lakescore.config import ErrorsConfig, OutputConfig
+from lakescore import storage
+from lakescore.config import ErrorsConfig, OutputConfig, SourceConfig
 from lakescore.errors import ConfigError, InputError
 from lakescore.schema import BATCH, column
 from lakescore.sinks.base import Batch
@@ -34,6 +35,18 @@ def output_of(output: OutputConfig, errors: ErrorsConfig) -> OutputConfig:
         return OutputConfig(table=errors.quarantine or _beside(output.table), merge_schema=True)
     path = errors.quarantine or _beside((output.path or "").rstrip("/"))
     return OutputConfig(path=path, format=output.format, merge_schema=True)
+
+
+def refuse_overlap(quarantine: OutputConfig, output: OutputConfig, source: SourceConfig) -> None:
+    """Raise ConfigError where quarantined rows would go to the output, or to what is read."""
+    places = [("output.path", output.path), *(("source.path", path) for path in source.path or ())]
+    for key, path in places:
+        if quarantine.path is not None and path is not None and storage.overlap(quarantine.path, path):
+            raise ConfigError(f"errors.quarantine: {quarantine.path} overlaps {key} {path}; give it a folder of its own")
+    tables = [("output.table", output.table), ("source.table", source.table)]
+    for key, table in tables:
+        if quarantine.table is not None and table is not None and quarantine.table.casefold() == table.casefold():
+            raise ConfigError(f"errors.quarantine: {quarantine.table} is {key}; give it a table of its own")
 
 
 def batch_of(batch: Batch) -> Batch:
