@@ -98,7 +98,8 @@ class Guard:
         if found is not None and not isinstance(found[1], GuardError):
             position, error = found
             keys = {name: rows[f"{KEY}{name}"].iloc[position] for name in self._keys}
-            where = f" (row {shown(keys or features.iloc[position])})"
+            # By column: a row of a frame would make its integers floats.
+            where = f" (row {shown(keys or {str(name): values.iloc[position] for name, values in features.items()})})"
         text = f"the model failed to predict: {_say(error)}{where}"
         with contextlib.suppress(OSError), open(self._failure, "w", encoding="utf-8") as file:
             file.write(text)
