@@ -26,6 +26,7 @@ from mlflow.types.schema import ColSpec, DataType, ParamSchema, Schema
 from pyspark.sql import types as T
 
 from lakescore.engine import guard
+from lakescore.schema import Tensor
 
 _ENVIRONMENT_FILES = ("requirements.txt", "conda.yaml", "python_env.yaml")
 # spark_udf accepts these by itself and leaves their values alone, but refuses them as an explicit result_type.
@@ -49,6 +50,7 @@ def build(
     absent: tuple[str, ...],
     isolated: bool,
     folder: Path,
+    tensor: Tensor | None = None,
 ) -> Bundle:
     """Write the bundle.
 
@@ -60,6 +62,7 @@ def build(
         absent: optional inputs that the source has not and pandas cannot hold as null.
         isolated: whether the model runs in an environment of its own, made of its requirements.
         folder: where to write; must not exist.
+        tensor: what each row's one array is to be handed over as; None where the model takes columns.
     """
     guarded = folder / "guarded"
     shutil.copytree(model_path, guarded / "model", copy_function=_link_or_copy)
@@ -72,6 +75,7 @@ def build(
         "method": method if method != "predict" else None,
         "integers": list(integers),
         "absent": list(absent),
+        "tensor": {"shape": list(tensor.shape), "type": tensor.type} if tensor else None,
     }
     (guarded / "contract.json").write_text(json.dumps(contract), encoding="utf-8")
     _write_environment(model_path, folder, isolated)
