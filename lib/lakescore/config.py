@@ -46,6 +46,12 @@ def _as_numbers(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _height_and_width(value: tuple[int, ...]) -> tuple[int, ...]:
+    if len(value) != 2:
+        raise ValueError("must be two numbers, [height, width]")
+    return value
+
+
 def _options_as_text(value: Any) -> Any:
     """Spark's options are text: ``true`` and ``10`` are written without quotes by everyone."""
     if not isinstance(value, dict):
@@ -91,7 +97,7 @@ Names = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)]
 NamesOrPositions = Annotated[tuple[Annotated[int, Field(ge=0)] | str, ...], BeforeValidator(_as_tuple)]
 Options = Annotated[dict[str, str], BeforeValidator(_options_as_text)]
 TextByName = dict[str, Text]
-Size = Annotated[int, Field(ge=1, le=65_535)]
+Size = Annotated[tuple[Annotated[int, Field(ge=1, le=65_535)], ...], BeforeValidator(_as_tuple), AfterValidator(_height_and_width)]
 Numbers = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], BeforeValidator(_as_numbers)]
 
 
@@ -134,7 +140,7 @@ class ImageConfig(Section):
     """What ``source.format: images`` makes of a file: its bytes, or its pixels as a flat array of floats of a fixed shape."""
 
     as_: Literal["array", "bytes"] = Field(default="array", alias="as")
-    size: Annotated[tuple[Size, Size], BeforeValidator(_as_tuple)] | None = None
+    size: Size | None = None
     mode: Literal["L", "RGB"] = "RGB"
     layout: Literal["chw", "hwc"] = "chw"
     scale: Annotated[float, BeforeValidator(_fraction), Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -142,7 +148,7 @@ class ImageConfig(Section):
     std: Numbers = ()
 
     @property
-    def shape(self) -> tuple[int, int, int] | None:
+    def shape(self) -> tuple[int, ...] | None:
         """The array's shape; None for bytes."""
         if self.size is None:
             return None
