@@ -158,8 +158,9 @@ class ImageConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> ImageConfig:
         if self.as_ == "bytes":
-            given = [key for key in ("size", "mode", "layout", "scale", "mean", "std") if key in self.model_fields_set]
-            if given and getattr(self, given[0]) != type(self).model_fields[given[0]].default:
+            fields = type(self).model_fields
+            given = [key for key in fields if key != "as_" and getattr(self, key) != fields[key].default]
+            if given:
                 raise ValueError(f"{given[0]} belongs to as: array; bytes are the file's own")
             return self
         if self.size is None:

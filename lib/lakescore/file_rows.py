@@ -51,7 +51,7 @@ def read(spark: SparkSession, config: SourceConfig, inspection: Inspection) -> D
         options = _WITHOUT_CHECKSUMS | options
     reader = spark.read.format("binaryFile").options(**readers.options(format_, options, tabs=False), recursiveFileLookup="true")
     where = f"source.path: {listing(config.path or ())}"
-    # Both readings of the schema: a Connect client asks the server for it, which lists the files.
+    # The settings hold for the schema too: a Connect client asks the server for it, which lists the files only then.
     with session.runtime_conf(spark, **runtime_conf(config)), translated(where, InputError):
         df = reader.load(list(inspection.inputs))
         df.schema  # noqa: B018
