@@ -15,7 +15,7 @@ from pyspark.sql import types as T
 from lakescore.casts import Problems, explicit_cast, safe_cast
 from lakescore.config import ColumnsConfig
 from lakescore.errors import ConfigError, InputError, ModelError, did_you_mean, listing, nearest
-from lakescore.schema import Feature, Signature, column, is_same
+from lakescore.schema import Feature, Signature, Tensor, column, is_same
 
 ALL_FEATURES = "*"
 _INTEGERS = (T.ByteType, T.ShortType, T.IntegerType, T.LongType)
@@ -45,7 +45,8 @@ class Input:
         if self.column is None or self.found is None:
             return f"{self.feature.name}: null (absent, optional)"
         wanted, found = self.feature.type.simpleString(), self.found.simpleString()
-        return f"{self.feature.name}: {wanted}" if is_same(self.found, self.feature.type) else f"{self.feature.name}: {found} -> {wanted}"
+        types = wanted if is_same(self.found, self.feature.type) else f"{found} -> {wanted}"
+        return f"{self.feature.name}: {types}" + (f" (column {self.column})" if self.column != self.feature.name else "")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Alignment:
         kept: the columns that stay, in order.
         inputs: the model's inputs, in its order.
         keys, labels: as configured, checked.
+        content: the column of what is in the files that the rows stand for; None where there is none.
     """
 
     source: tuple[tuple[str, str | None], ...]
@@ -66,6 +68,7 @@ class Alignment:
     inputs: tuple[Input, ...]
     keys: tuple[str, ...]
     labels: tuple[str, ...]
+    content: str | None = None
 
     @property
     def integers(self) -> tuple[str, ...]:
@@ -78,7 +81,7 @@ class Alignment:
         return tuple(i.feature.name for i in self.inputs if isinstance(i.feature.type, _INTEGERS) and i.column is None)
 
 
-def plan(schema: T.StructType, config: ColumnsConfig, signature: Signature, case_sensitive: bool) -> Alignment:
+def plan(schema: T.StructType, config: ColumnsConfig, signature: Signature, case_sensitive: bool, content: str | None = None) -> Alignment:
     """Decide which columns stay and what each input of the model is made of.
 
     Args:
@@ -86,6 +89,8 @@ def plan(schema: T.StructType, config: ColumnsConfig, signature: Signature, case
         config: the section ``columns``.
         signature: the model's.
         case_sensitive: whether Spark tells ``a`` from ``A``.
+        content: the column that the model is for, where the others only describe a file. Unless ``columns.select`` says otherwise, it
+            is all that a model gets that names no inputs, and the one input that the source has not by name.
 
     Raises:
         ConfigError: the section contradicts itself.
@@ -111,9 +116,11 @@ def plan(schema: T.StructType, config: ColumnsConfig, signature: Signature, case
     kept_types = {name: casts.get(name, types[name]) for name in kept}
     every = _parse_cast(ALL_FEATURES, config.cast[ALL_FEATURES]) if ALL_FEATURES in config.cast else None
     candidates = [name for name in (select or kept) if name not in (*keys, *labels)]
-    inputs = _inputs(signature, kept_types, candidates, bool(select), every, labels, renamed)
+    content = config.rename.get(content, content) if content else None
+    preset = content if content in candidates and not select else None
+    inputs = _inputs(signature, kept_types, [preset] if preset else candidates, bool(select), every, labels, renamed, preset)
     source = tuple((old, new if new in staying else None) for old, new in zip(names, renamed, strict=True))
-    return Alignment(source, casts, kept, inputs, keys, labels)
+    return Alignment(source, casts, kept, inputs, keys, labels, content)
 
 
 def transform(df: DataFrame, alignment: Alignment, aside: tuple[str, str] | None = None) -> DataFrame:
@@ -250,15 +257,27 @@ def _inputs(
     every: T.DataType | None,
     labels: Sequence[str],
     all_names: Sequence[str],
+    content: str | None,
 ) -> tuple[Input, ...]:
     if signature.features is not None:
         needed = {feature.name for feature in signature.features}
         spare = [name for name in all_names if name not in needed]
-        inputs = [_named_input(feature, types, every, labels, all_names, spare) for feature in signature.features]
+        missing = [feature for feature in signature.features if feature.required and feature.name not in all_names]
+        fed = missing[0] if content in spare and len(missing) == 1 and _may_feed(types[content], missing[0].type) else None
+        inputs = [
+            Input(feature, content, types[str(content)])
+            if feature is fed
+            else _named_input(feature, types, every, labels, all_names, spare)
+            for feature in signature.features
+        ]
     elif signature.unnamed is not None:
-        inputs = _unnamed_inputs(signature.unnamed, types, candidates, selected, every)
+        unnamed = signature.unnamed
+        is_array = len(candidates) == 1 and isinstance(types[candidates[0]], T.ArrayType)
+        if is_array and signature.tensor and not isinstance(unnamed[0], T.ArrayType):
+            unnamed = (T.ArrayType(unnamed[0]),)  # a tensor (-1, n) may come as n columns or as one array
+        inputs = _unnamed_inputs(unnamed, types, candidates, selected, every, signature.tensor)
     else:
-        if not selected:
+        if not selected and not content:
             raise ModelError(
                 "columns.select: is required, because the model's signature declares no inputs; list the features in the model's order"
             )
@@ -294,6 +313,11 @@ def _named_input(
     )
 
 
+def _may_feed(found: T.DataType, wanted: T.DataType) -> bool:
+    """Whether a file's content may be taken for an input of another name: nothing is parsed for that."""
+    return is_same(found, wanted) or (isinstance(found, T.ArrayType) and isinstance(wanted, T.ArrayType))
+
+
 def _rename_hint(name: str, spare: Sequence[str]) -> str:
     near = nearest(name, spare)
     return f" Did you mean {near!r}? If so: columns.rename={{{near}: {name}}}." if near else ""
@@ -305,6 +329,7 @@ def _unnamed_inputs(
     candidates: Sequence[str],
     selected: bool,
     every: T.DataType | None,
+    tensor: Tensor | None,
 ) -> list[Input]:
     if len(candidates) != len(wanted):
         what = "columns.select lists" if selected else "without columns.select all remaining columns are taken, which are"
@@ -313,7 +338,12 @@ def _unnamed_inputs(
             "List the features in the model's order in columns.select"
         )
     return [
-        Input(Feature(name, kind), name, types[name], every is not None and is_same(every, kind))
+        Input(
+            Feature(name, kind, tensor=tensor if isinstance(kind, T.ArrayType) else None),
+            name,
+            types[name],
+            every is not None and is_same(every, kind),
+        )
         for name, kind in zip(candidates, wanted, strict=True)
     ]
 

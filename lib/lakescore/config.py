@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-FileFormat = Literal["parquet", "delta", "csv", "json", "orc", "avro"]
+# The last three give one row for each file.
+FileFormat = Literal["parquet", "delta", "csv", "json", "orc", "avro", "images", "text_files", "binary"]
+ROW_PER_FILE = ("images", "text_files", "binary")
 # Only one of each group may be set; a later file or override that sets one unsets the others.
 EXCLUSIVE_KEYS = {"source": ("path", "table", "query", "rows"), "output": ("path", "table")}
 _BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+@=~-]{0,127}")
@@ -37,6 +39,19 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _as_numbers(value: Any) -> Any:
+    """A single number stands for a list of one."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _height_and_width(value: tuple[int, ...]) -> tuple[int, ...]:
+    if len(value) != 2:
+        raise ValueError("must be two numbers, [height, width]")
+    return value
+
+
 def _options_as_text(value: Any) -> Any:
     """Spark's options are text: ``true`` and ``10`` are written without quotes by everyone."""
     if not isinstance(value, dict):
@@ -45,6 +60,14 @@ def _options_as_text(value: Any) -> Any:
         name: str(item).lower() if isinstance(item, bool) else str(item) if isinstance(item, (int, float)) else item
         for name, item in value.items()
     }
+
+
+def _fraction(value: Any) -> Any:
+    """``1/255`` is how people write it."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[0-9.]+\s*/\s*[0-9.]*[1-9][0-9.]*\s*", value):
+        numerator, denominator = value.split("/")
+        return float(numerator) / float(denominator)
+    return value
 
 
 def _iso_date(value: Any) -> Any:
@@ -74,6 +97,8 @@ Names = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)]
 NamesOrPositions = Annotated[tuple[Annotated[int, Field(ge=0)] | str, ...], BeforeValidator(_as_tuple)]
 Options = Annotated[dict[str, str], BeforeValidator(_options_as_text)]
 TextByName = dict[str, Text]
+Size = Annotated[tuple[Annotated[int, Field(ge=1, le=65_535)], ...], BeforeValidator(_as_tuple), AfterValidator(_height_and_width)]
+Numbers = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], BeforeValidator(_as_numbers)]
 
 
 class Section(BaseModel):
@@ -111,6 +136,45 @@ class ModelConfig(Section):
     requirements: Literal["compatible", "strict", "ignore"] = "compatible"
 
 
+class ImageConfig(Section):
+    """What ``source.format: images`` makes of a file: its bytes, or its pixels as a flat array of floats of a fixed shape."""
+
+    as_: Literal["array", "bytes"] = Field(default="array", alias="as")
+    size: Size | None = None
+    mode: Literal["L", "RGB"] = "RGB"
+    layout: Literal["chw", "hwc"] = "chw"
+    scale: Annotated[float, BeforeValidator(_fraction), Field(gt=0, allow_inf_nan=False)] = 1.0
+    mean: Numbers = ()
+    std: Numbers = ()
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The array's shape; None for bytes."""
+        if self.size is None:
+            return None
+        channels = 1 if self.mode == "L" else 3
+        return (channels, *self.size) if self.layout == "chw" else (*self.size, channels)
+
+    @model_validator(mode="after")
+    def _check(self) -> ImageConfig:
+        if self.as_ == "bytes":
+            fields = type(self).model_fields
+            given = [key for key in fields if key != "as_" and getattr(self, key) != fields[key].default]
+            if given:
+                raise ValueError(f"{given[0]} belongs to as: array; bytes are the file's own")
+            return self
+        if self.size is None:
+            raise ValueError("size is required, for example size: [28, 28] (height, width); or set as: bytes")
+        channels = 1 if self.mode == "L" else 3
+        for key in ("mean", "std"):
+            values = getattr(self, key)
+            if values and len(values) != channels:
+                raise ValueError(f"{key} has {len(values)} value(s), and mode {self.mode} has {channels} channel(s)")
+        if 0 in self.std:
+            raise ValueError("std must not be 0")
+        return self
+
+
 class SourceConfig(Section):
     """What is scored: files, a table, a query or rows."""
 
@@ -120,6 +184,7 @@ class SourceConfig(Section):
     rows: list[Any] | dict[str, list[Any]] | None = None
     format: FileFormat | None = None
     options: Options = {}
+    image: ImageConfig | None = None
     ddl: Text | None = Field(default=None, alias="schema")
     filter: Text | None = None
     limit: Annotated[int, Field(ge=0)] | None = None
@@ -136,6 +201,10 @@ class SourceConfig(Section):
             raise ValueError("version and timestamp need a Delta table: source.table, or source.path with format delta")
         if self.format is not None and self.path is None:
             raise ValueError("format belongs to source.path")
+        if self.image is not None and self.format != "images":
+            raise ValueError("image belongs to format: images")
+        if self.ddl is not None and self.format in ROW_PER_FILE:
+            raise ValueError(f"schema does not belong to format {self.format}, which has columns of its own")
         if self.options and self.path is None:
             raise ValueError("options belong to source.path")
         if self.ddl is not None and self.path is None and self.rows is None:

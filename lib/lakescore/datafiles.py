@@ -29,7 +29,7 @@ from lakescore.storage import File
 MAX_FILES = 2_000
 # So many bytes of text files are looked at, over all of them.
 MAX_TEXT = 64 << 20
-_COMPRESSED = (".gz", ".gzip", ".bz2", ".zst", ".lz4", ".snappy", ".deflate", ".xz", ".zip")
+COMPRESSED = (".gz", ".gzip", ".bz2", ".zst", ".lz4", ".snappy", ".deflate", ".xz", ".zip")
 _DECOMPRESSED = {".gz": "gzip", ".gzip": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 _AVRO_MAGIC = b"Obj\x01"
 
@@ -208,7 +208,7 @@ def _check_lines(fs: Any, file: File, most: int, separator: bytes | None) -> int
 def _text_stream(fs: Any, file: File) -> Any:
     """The text, decompressed where pyarrow can; an empty one where only Spark can."""
     suffix = PurePosixPath(file.path).suffix.lower()
-    if suffix in _COMPRESSED and suffix not in _DECOMPRESSED:
+    if suffix in COMPRESSED and suffix not in _DECOMPRESSED:
         return io.BytesIO()
     return fs.open_input_stream(file.path, compression=_DECOMPRESSED.get(suffix))
 

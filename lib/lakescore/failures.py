@@ -107,8 +107,9 @@ def _platform_error(text: str) -> LakescoreError | None:
         )
     missing = re.search(r"ModuleNotFoundError: No module named '(?P<module>[\w.]+)'", text)
     if missing:
+        extra = " (Pillow, of the extra lakescore[images])" if missing.group("module") == "PIL" else ""
         return PlatformError(
-            f"the workers' Python has no module {missing.group('module')!r}: set PYSPARK_PYTHON to the environment that has "
+            f"the workers' Python has no module {missing.group('module')!r}{extra}: set PYSPARK_PYTHON to the environment that has "
             "it, or ship it with --py-files or --archives"
         )
     if re.search(r"Cannot run program \"(?P<program>[^\"]+)\"", text):

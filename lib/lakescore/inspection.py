@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -9,9 +10,9 @@ from pathlib import PurePosixPath
 
 from deltalake import DeltaTable
 
-from lakescore import datafiles, readers, storage
+from lakescore import datafiles, file_checks, readers, storage
 from lakescore.catalog import quote_table
-from lakescore.config import SourceConfig
+from lakescore.config import ROW_PER_FILE, SourceConfig
 from lakescore.errors import ConfigError, InputError, did_you_mean, listing
 from lakescore.readers import option
 
@@ -34,6 +35,7 @@ class Inspection:
         files, size: how many files and bytes there are; None where only Spark can tell.
         rows: rows according to the files' footers; None where unknown.
         version: the version of a Delta table by path, pinned now.
+        colons: whether the name of a local file has a colon.
     """
 
     format: str | None = None
@@ -44,6 +46,7 @@ class Inspection:
     size: int | None = None
     rows: int | None = None
     version: int | None = None
+    colons: bool = False
 
 
 def inspect(config: SourceConfig) -> Inspection:
@@ -91,13 +94,24 @@ def inspect(config: SourceConfig) -> Inspection:
     if not files:
         raise InputError(f"source.path: there is no file in {listing(config.path)}")
     _refuse_unread(files, config)
-    rows = datafiles.check([(location.fs, file) for location, file in files], format_, config.options)
-    return Inspection(format_, paths, tuple(inputs), tabs, len(files), sum(file.size for _, file in files), rows)
+    found_files = [(location.fs, file) for location, file in files]
+    rows = file_checks.check(found_files, config) if format_ in ROW_PER_FILE else datafiles.check(found_files, format_, config.options)
+    colons = any(location.is_local and ":" in PurePosixPath(file.path).name for location, file in files)
+    return Inspection(format_, paths, tuple(inputs), tabs, len(files), sum(file.size for _, file in files), rows, colons=colons)
 
 
 def _is_chosen(file: storage.File, config: SourceConfig) -> bool:
     pattern = option(config.options, "pathGlobFilter")
-    return pattern is None or fnmatch(PurePosixPath(file.path).name, pattern)
+    return pattern is None or any(fnmatch(PurePosixPath(file.path).name, one) for one in _alternatives(pattern))
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """Hadoop's ``*.{png,jpg}`` as patterns that Python knows."""
+    found = re.search(r"\{([^{}]*)\}", pattern)
+    if found is None:
+        return [pattern]
+    before, after = pattern[: found.start()], pattern[found.end() :]
+    return [one for choice in found.group(1).split(",") for one in _alternatives(f"{before}{choice}{after}")]
 
 
 def _suffix(name: str) -> str | None:
@@ -151,7 +165,7 @@ def _is_delta(folder: storage.Location) -> bool:
 def _refuse_unread(files: Sequence[tuple[storage.Location, storage.File]], config: SourceConfig) -> None:
     """Refuse files that Spark would leave out silently, or read twice."""
     seen: set[str] = set()
-    recursive = (option(config.options, "recursiveFileLookup") or "").lower() == "true"
+    recursive = config.format in ROW_PER_FILE or (option(config.options, "recursiveFileLookup") or "").lower() == "true"
     for location, file in files:
         if file.path in seen:
             raise InputError(f"source.path: {file.path} would be read twice; list it, or what it is in, once")

@@ -16,7 +16,7 @@ from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lakescore import columns, console, progress, session, source, storage, tracking
+from lakescore import columns, console, progress, session, source, storage, tensors, tracking
 from lakescore.columns import Alignment
 from lakescore.compose import compose
 from lakescore.config import ErrorsConfig, OutputConfig, ScoreConfig
@@ -27,7 +27,7 @@ from lakescore.failures import translated
 from lakescore.lineage import Lineage, check_partition_by, lineage_columns
 from lakescore.models import resolve
 from lakescore.models.resolve import ResolvedModel
-from lakescore.schema import LINEAGE_COLUMNS, PARTITION, TIMESTAMPS, column
+from lakescore.schema import LINEAGE_COLUMNS, PARTITION, TIMESTAMPS, Tensor, column
 from lakescore.sinks import Batch, Published, Sink, Staged, open_sink, quarantine
 from lakescore.sinks.base import AlreadyPublishedError
 from lakescore.source import Inspection, Source
@@ -96,6 +96,7 @@ class Plan:
     sink: Sink
     published: bool
     quarantine: Sink | None = None
+    tensor: Tensor | None = None
 
     def lineage(self, run_id: str, started: datetime) -> Lineage:
         run = self.config.run
@@ -189,12 +190,17 @@ def _run(
         plan = _plan(config, spark, model, inspection, sink, record.run_id, bool(published))
     record.params(_parameters(plan, inspection))
     log.info("source: %s, %d columns, %d features", plan.source.description, len(plan.alignment.kept), len(plan.alignment.inputs))
-    with session.runtime_conf(spark, spark__sql__execution__arrow__maxRecordsPerBatch=_batch_size(config)):
+    with session.runtime_conf(spark, **_runtime_conf(config)):
         return _score(plan, record, scratch, started, inspection)
 
 
-def _batch_size(config: ScoreConfig) -> str | None:
-    return str(config.scoring.batch_size) if config.scoring.batch_size else None
+def _runtime_conf(config: ScoreConfig) -> dict[str, str]:
+    """What Spark is told for this job alone; the configuration's own settings win."""
+    rows = config.scoring.batch_size or source.rows_per_batch(config.source)
+    batch = {"spark__sql__execution__arrow__maxRecordsPerBatch": str(rows)} if rows else {}
+    return batch | {
+        key: value for key, value in source.runtime_conf(config.source).items() if key.replace("__", ".") not in config.spark.conf
+    }
 
 
 def _session(config: ScoreConfig) -> SparkSession:
@@ -235,14 +241,18 @@ def _plan(
     result_type = resolve.result_type(config.model, model.signature)
     names = [feature.name for feature in model.signature.features or ()]
     data = source.read(spark, config.source, inspection, names)
-    alignment = columns.plan(data.df.schema, config.columns, model.signature, session.is_case_sensitive(spark))
+    alignment = columns.plan(data.df.schema, config.columns, model.signature, session.is_case_sensitive(spark), data.content)
+    features, image = [one.feature for one in alignment.inputs], config.source.image
+    if image is not None:
+        tensors.check_image([one.feature for one in alignment.inputs if one.column == alignment.content], image)
     kept = _kept(config.output, alignment)
     prediction = _prediction_names(config.output, result_type)
     _refuse_own_names(alignment.kept)
     _refuse_clashes(kept, prediction, session.is_case_sensitive(spark))
     aligned = columns.transform(data.df, alignment)
     check_partition_by(aligned, config.output.partition_by)
-    plan = Plan(config, spark, model, result_type, data, alignment, prediction, kept, sink, published)
+    tensor = tensors.for_guard(features, image) if model.signature.features is None else None
+    plan = Plan(config, spark, model, result_type, data, alignment, prediction, kept, sink, published, tensor=tensor)
     sink.check(spark, output_schema(plan))
     return replace(plan, quarantine=_open_quarantine(plan, run_id)) if config.errors.on_row_error == "quarantine" else plan
 
@@ -290,7 +300,8 @@ def _refuse_self_overwrite(config: ScoreConfig) -> None:
 
 def _kept(config: OutputConfig, alignment: Alignment) -> tuple[str, ...]:
     if config.columns == "all":
-        return alignment.kept
+        # Whole images and texts in the table would be a second copy of the folder: they are kept where they are listed.
+        return tuple(name for name in alignment.kept if name != alignment.content)
     if config.columns == "keys":
         return tuple(name for name in alignment.kept if name in alignment.keys)
     unknown = [name for name in config.columns if name not in alignment.kept]
@@ -447,6 +458,7 @@ def _contract(plan: Plan) -> bundle.Contract:
         absent=plan.alignment.absent,
         keys=plan.alignment.keys,
         isolates=isolates,
+        tensor=plan.tensor,
     )
 
 

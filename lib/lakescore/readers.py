@@ -16,6 +16,19 @@ _STRICT_CSV = {
     "unescapedQuoteHandling": "RAISE_ERROR",
 }  # fmt: skip
 _STRICT: dict[str, dict[str, str]] = {"csv": _STRICT_CSV, "json": {"mode": "FAILFAST"}, "avro": {"mode": "FAILFAST"}}
+_ENCODINGS = (
+    "UTF-8",
+    "UTF-16",
+    "UTF-16LE",
+    "UTF-16BE",
+    "UTF-32",
+    "US-ASCII",
+    "ISO-8859-1",
+    "ISO-8859-15",
+    "windows-1252",
+    "GB18030",
+    "Shift_JIS",
+)
 _MODES = ("FAILFAST", "PERMISSIVE", "DROPMALFORMED")
 
 _FILES = "basePath ignoreCorruptFiles ignoreMissingFiles mergeSchema modifiedAfter modifiedBefore pathGlobFilter recursiveFileLookup"
@@ -42,6 +55,10 @@ _KNOWN = {
         "positionalFieldMatching recursiveFieldMaxDepth stableIdentifierPrefixForUnionType"
     ),
     "delta": "",
+    # A row for each file, of all folders below; that broken files are skipped is no option.
+    "images": "modifiedAfter modifiedBefore pathGlobFilter",
+    "text_files": "encoding modifiedAfter modifiedBefore pathGlobFilter",
+    "binary": "modifiedAfter modifiedBefore pathGlobFilter",
 }
 
 
@@ -59,10 +76,26 @@ def check_options(format_: str, given: Mapping[str, str]) -> None:
         if "." not in name and name.casefold() not in folded:
             hint = did_you_mean(name, known) or f" It has {listing(known, 40)}."
             raise ConfigError(f"source.options: the {format_} reader has no option {name!r}.{hint}")
+        if name.casefold() == "encoding" and format_ == "text_files":
+            encoding(given)
         if name.casefold() == "mode" and value.upper() not in _MODES:
             raise ConfigError(
                 f"source.options: got mode={value!r}; expected one of {listing(_MODES)}.{did_you_mean(value.upper(), _MODES)}"
             )
+
+
+def encoding(given: Mapping[str, str]) -> str:
+    """The encoding of text files, as Python knows it.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    name = option(given, "encoding") or "UTF-8"
+    try:
+        "".encode(name)  # unlike codecs.lookup, this refuses what is no text encoding, such as hex
+    except (LookupError, ValueError):
+        raise ConfigError(f"source.options.encoding: there is no encoding {name!r}.{did_you_mean(name, _ENCODINGS)}") from None
+    return name
 
 
 def options(format_: str, given: Mapping[str, str], tabs: bool) -> dict[str, str]:

@@ -17,12 +17,21 @@ TIMESTAMPS = (T.TimestampType, T.TimestampNTZType)
 
 
 @dataclass(frozen=True)
+class Tensor:
+    """One row's part of a tensor input: its shape, -1 where it may vary, and numpy's name of its type."""
+
+    shape: tuple[int, ...]
+    type: str
+
+
+@dataclass(frozen=True)
 class Feature:
-    """One input of the model: its name, its Spark type, and whether it may be absent."""
+    """One input of the model: its name, its Spark type, whether it may be absent, and its tensor where it is an array of one."""
 
     name: str
     type: T.DataType
     required: bool = True
+    tensor: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,7 @@ class Signature:
     Attributes:
         features: the named inputs in the model's order; None where the model does not name them.
         unnamed: the types of inputs without names, in order; None where there are none.
+        tensor: the one tensor without a name that they are made of; None where they are columns.
         result: the Spark type of one row's prediction; None where the model does not say.
         params: the names of the parameters that ``predict`` takes.
     """
@@ -40,6 +50,7 @@ class Signature:
     unnamed: tuple[T.DataType, ...] | None = None
     result: T.DataType | None = None
     params: tuple[str, ...] = ()
+    tensor: Tensor | None = None
 
 
 def quoted(name: str) -> str:

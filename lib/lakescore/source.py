@@ -13,15 +13,16 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from lakescore import inline_rows, readers
+from lakescore import file_rows, inline_rows, readers
 from lakescore.catalog import did_you_mean_table, quote_table, table_version
-from lakescore.config import SourceConfig
+from lakescore.config import ROW_PER_FILE, SourceConfig
 from lakescore.errors import ConfigError, InputError, did_you_mean, listing
 from lakescore.failures import translate, translated
+from lakescore.file_rows import rows_per_batch, runtime_conf
 from lakescore.inspection import Inspection, inspect
 from lakescore.schema import is_same, quoted
 
-__all__ = ["Inspection", "Source", "inspect", "read"]
+__all__ = ["Inspection", "Source", "inspect", "read", "rows_per_batch", "runtime_conf"]
 
 _STATEMENT = re.compile(
     r"(?i)(?:ALTER|ANALYZE|CALL|CLEAR|COPY|CREATE|DELETE|DESC|DESCRIBE|DROP|EXECUTE|EXPLAIN|GRANT|INSERT|LOAD|MERGE|MSCK|OPTIMIZE|REFRESH"
@@ -31,11 +32,16 @@ _STATEMENT = re.compile(
 
 @dataclass(frozen=True)
 class Source:
-    """The data to score, and how the run's record names it."""
+    """The data to score, and how the run's record names it.
+
+    Attributes:
+        content: the column of what is in the files, where each row is one; it is what the model is for.
+    """
 
     df: DataFrame
     description: str
     version: int | None
+    content: str | None = None
 
 
 def read(spark: SparkSession, config: SourceConfig, inspection: Inspection, feature_names: Sequence[str]) -> Source:
@@ -71,7 +77,7 @@ def read(spark: SparkSession, config: SourceConfig, inspection: Inspection, feat
             df.schema  # noqa: B018  a Connect client asks the server only now
     if config.limit is not None:
         df = df.limit(config.limit)
-    return Source(df, description, version)
+    return Source(df, description, version, file_rows.CONTENT.get(config.format or ""))
 
 
 def _refuse_other_separator(names: Sequence[str], config: SourceConfig) -> None:
@@ -86,6 +92,8 @@ def _refuse_other_separator(names: Sequence[str], config: SourceConfig) -> None:
 
 
 def _read_path(spark: SparkSession, config: SourceConfig, inspection: Inspection) -> tuple[DataFrame, int | None]:
+    if config.format in ROW_PER_FILE:
+        return file_rows.read(spark, config, inspection), None
     format_ = inspection.format or "parquet"
     reader = spark.read.format(format_).options(**readers.options(format_, config.options, inspection.tabs))
     if format_ == "delta":

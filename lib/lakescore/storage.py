@@ -83,7 +83,7 @@ def has_glob(path: str) -> bool:
 
 def is_hidden(name: str) -> bool:
     """Whether Spark's readers skip a file or folder of this name."""
-    return (name.startswith("_") and "=" not in name) or name.startswith(".")
+    return (name.startswith("_") and "=" not in name) or name.startswith(".") or name.endswith("._COPYING_")
 
 
 @dataclass(frozen=True)

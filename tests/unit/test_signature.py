@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from lakescore.errors import ModelError
 from lakescore.models.signature import convert
-from lakescore.schema import Feature, Signature
+from lakescore.schema import Feature, Signature, Tensor
 
 FLOAT = np.dtype("float32")
 ANYTHING = Schema([ColSpec("double", "a")])
@@ -86,7 +86,8 @@ def test_a_tensor_without_a_name_is_columns_or_one_array(shape: tuple[int, ...],
 def test_named_tensors_are_scalars_and_flat_arrays() -> None:
     found = inputs(TensorSpec(FLOAT, (-1,), "age"), TensorSpec(np.dtype("int64"), (-1, 28, 28), "image"))
 
-    assert found.features == (Feature("age", T.FloatType()), Feature("image", T.ArrayType(T.LongType())))
+    image = Feature("image", T.ArrayType(T.LongType()), tensor=Tensor((28, 28), "int64"))
+    assert found.features == (Feature("age", T.FloatType()), image)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from mlflow.types.schema import ColSpec, DataType, ParamSchema, Schema
 from pyspark.sql import types as T
 
 from lakescore.engine import isolation
+from lakescore.schema import Tensor
 
 _ENVIRONMENT_FILES = ("requirements.txt", "conda.yaml", "python_env.yaml")
 # spark_udf accepts these by itself and leaves their values alone, but refuses them as an explicit result_type.
@@ -55,6 +56,7 @@ class Contract:
         absent: optional inputs that the source has not and pandas cannot hold as null.
         keys: the names of the key columns that come beside the features, to name a row that fails.
         isolates: whether a row that fails is an answer, and not the end.
+        tensor: what each row's one array is to be handed over as; None where the model takes columns.
     """
 
     result: T.DataType
@@ -63,6 +65,7 @@ class Contract:
     absent: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     isolates: bool = False
+    tensor: Tensor | None = None
 
 
 def build(model_path: Path, contract: Contract, environment: bool, folder: Path) -> Bundle:
@@ -107,6 +110,7 @@ def _as_json(contract: Contract) -> dict[str, Any]:
         "absent": list(contract.absent),
         "keys": list(contract.keys),
         "isolates": contract.isolates,
+        "tensor": {"shape": list(contract.tensor.shape), "type": contract.tensor.type} if contract.tensor else None,
     }
 
 

@@ -68,6 +68,7 @@ class Guard:
         self._isolates: bool = contract["isolates"]
         # Beside the worker's other files, which Spark removes when the executor ends.
         self._failure = os.path.join(_workers_folder(), f"lakescore-{contract['run']}.failed")
+        self._tensor: dict[str, Any] | None = contract.get("tensor")
         try:
             self._model = mlflow.pyfunc.load_model(os.path.join(path, "model"), suppress_warnings=True)
         except Exception as error:
@@ -109,8 +110,11 @@ class Guard:
         """Conformed predictions; what the model raises comes out as it is."""
         refuse_nulls(features, self._integers)
         rows = len(features)
+        given: Any = features.drop(columns=self._absent) if self._absent else features
+        if self._tensor:
+            given = as_tensor(given, self._tensor["shape"], self._tensor["type"])
         try:
-            raw = self._model.predict(features.drop(columns=self._absent) if self._absent else features, params=params)
+            raw = self._model.predict(given, params=params)
         except (SystemExit, KeyboardInterrupt) as error:
             # They would end the worker, and Spark would say that it crashed.
             raise RuntimeError(f"it raised {type(error).__name__}({error})") from error
@@ -176,6 +180,40 @@ def refuse_nulls(features: pd.DataFrame, integers: list[str]) -> None:
                 f"column {name!r}: {nulls} null value(s) in a batch, and the model's signature declares it an integer, which "
                 "cannot be null; fill it, filter those rows, or log the model with this input as double",
             )
+
+
+def as_tensor(features: pd.DataFrame, shape: list[int], kind: str) -> np.ndarray[Any, Any]:
+    """The one column of flat arrays as the array of the model's shape and type that it was trained with.
+
+    Args:
+        features: one column; each value is one row's array, flattened in C order.
+        shape: one row's.
+        kind: numpy's name of the type.
+
+    Raises:
+        GuardError: a null, another number of values, or values that the type does not hold; both are named.
+    """
+    name, values = features.columns[0], features.iloc[:, 0]
+    nulls = int(values.isna().sum())
+    if nulls:
+        raise GuardError("input", f"column {name!r}: {nulls} null value(s) in a batch; the model takes an array of shape {_shape(shape)}")
+    arrays = [np.asarray(value) for value in values]
+    size = int(np.prod(shape))
+    odd = next((array for array in arrays if array.shape != (size,)), None)
+    if odd is not None:
+        raise GuardError(
+            "input", f"column {name!r}: an array of {odd.size} value(s), and the model takes the shape {_shape(shape)}, which is {size}"
+        )
+    stacked = np.stack(arrays) if arrays else np.empty((0, size), kind)
+    if not np.can_cast(stacked.dtype, kind, "same_kind"):
+        raise GuardError(
+            "input", f"column {name!r}: arrays of {stacked.dtype}, and the model takes {kind}; a null in an array is no number"
+        )
+    return stacked.reshape(len(arrays), *shape).astype(kind, copy=False)
+
+
+def _shape(shape: list[int]) -> str:
+    return f"(-1, {', '.join(map(str, shape))})"
 
 
 def conform(raw: Any, declared: Any, rows: int) -> Any:

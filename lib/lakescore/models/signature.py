@@ -7,6 +7,7 @@
 | named tensors ``(-1,)``, ``(-1, n)``| one feature each: a scalar, an array (flattened, C order)       |
 | one tensor ``(-1, n)``              | n features of the tensor's type, in the order of ``columns.select`` |
 | one tensor ``(-1, a, b, ...)``      | one array feature (flattened, C order)                          |
+| a tensor ``(-1,)`` of objects       | one text                                                        |
 
 | MLflow output                       | one row's prediction                                            |
 | ----------------------------------- | --------------------------------------------------------------- |
@@ -26,7 +27,7 @@ from mlflow.types.schema import Array, ColSpec, DataType, Map, Object, Schema, T
 from pyspark.sql import types as T
 
 from lakescore.errors import ModelError
-from lakescore.schema import Feature, Signature
+from lakescore.schema import Feature, Signature, Tensor
 
 
 def convert(signature: ModelSignature | None) -> Signature:
@@ -39,14 +40,15 @@ def convert(signature: ModelSignature | None) -> Signature:
         return Signature()
     features, unnamed = _inputs(signature.inputs)
     params = tuple(param.name for param in signature.params.params) if signature.params else ()
-    return Signature(features, unnamed, _result(signature.outputs), params)
+    tensor = _tensor(signature.inputs.inputs[0]) if unnamed and signature.inputs else None
+    return Signature(features, unnamed, _result(signature.outputs), params, tensor)
 
 
 def _inputs(schema: Schema | None) -> tuple[tuple[Feature, ...] | None, tuple[T.DataType, ...] | None]:
     if schema is None or not schema.inputs:
         return None, None
     if schema.has_input_names():
-        return tuple(Feature(str(s.name), _input_type(s), bool(getattr(s, "required", True))) for s in schema.inputs), None
+        return tuple(Feature(str(s.name), _input_type(s), bool(getattr(s, "required", True)), _tensor(s)) for s in schema.inputs), None
     if not schema.is_tensor_spec():
         return None, tuple(_input_type(spec) for spec in schema.inputs)
     spec: TensorSpec = schema.inputs[0]  # type: ignore[assignment]
@@ -58,8 +60,18 @@ def _inputs(schema: Schema | None) -> tuple[tuple[Feature, ...] | None, tuple[T.
 def _input_type(spec: ColSpec | TensorSpec) -> T.DataType:
     if isinstance(spec, ColSpec):
         return _column_type(spec.type)
-    # MLflow reshapes a flat array of any length to the tensor's shape.
+    # Texts leave numpy as an array of objects, and come back so.
+    if spec.type.kind == "O" and len(spec.shape) == 1:
+        return T.StringType()
+    # Arrays are flat here; the guard, or MLflow, gives them the tensor's shape.
     return _element(spec) if len(spec.shape) == 1 else T.ArrayType(_element(spec))
+
+
+def _tensor(spec: ColSpec | TensorSpec) -> Tensor | None:
+    """One row's part; None where it is a scalar."""
+    if isinstance(spec, ColSpec) or len(spec.shape) < 2 or spec.shape[0] != -1:
+        return None
+    return Tensor(tuple(map(int, spec.shape[1:])), spec.type.name)
 
 
 def _result(schema: Schema | None) -> T.DataType | None:
