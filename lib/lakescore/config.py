@@ -15,7 +15,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 FileFormat = Literal["parquet", "delta", "csv", "json", "orc", "avro"]
 # Only one of each group may be set; a later file or override that sets one unsets the others.
-EXCLUSIVE_KEYS = {"source": ("path", "table", "query", "rows"), "output": ("path", "table")}
+EXCLUSIVE_KEYS = {"source": ("path", "table", "query", "rows", "data"), "output": ("path", "table")}
+# One file for the whole batch instead of a table, and what it is called; None: nothing is written.
+ROW_FILES = {"jsonl": "batch-infer-res.jsonl", "append_row": "parallel_run_step.txt", "summary_only": None}
 _BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+@=~-]{0,127}")
 
 
@@ -61,6 +63,18 @@ def _known_zone(value: str) -> str:
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError("must be an IANA time zone such as UTC or Europe/Vienna") from None
     return value
+
+
+def _plain_file_name(value: str) -> str:
+    if "/" in value or "\\" in value or value.startswith((".", "_")):
+        raise ValueError("must be a file's name without a folder, and not begin with . or _; the folder is output.path")
+    return value
+
+
+def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("must be distinct")
+    return values
 
 
 def _safe_batch_id(value: str) -> str:
@@ -118,6 +132,7 @@ class SourceConfig(Section):
     table: Text | None = None
     query: Text | None = None
     rows: list[Any] | dict[str, list[Any]] | None = None
+    data: Literal["pandas", "arrow", "spark"] | None = None
     format: FileFormat | None = None
     options: Options = {}
     ddl: Text | None = Field(default=None, alias="schema")
@@ -162,19 +177,59 @@ class ScoringConfig(Section):
     partitions: Annotated[int, Field(ge=1)] | None = None
 
 
+class ClassesConfig(Section):
+    """How the probabilities of a classifier become a probability and a label; without labels, not at all."""
+
+    labels: Annotated[Names, AfterValidator(_distinct)] = ()
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    probability: Text = "probability"
+    label: Text = "label"
+
+    @model_validator(mode="after")
+    def _check(self) -> ClassesConfig:
+        if len(self.labels) == 1:
+            raise ValueError("labels must be at least two, in the order of the model's classes")
+        return self
+
+
 class OutputConfig(Section):
     """Where predictions go, and which columns stand beside them."""
 
     path: Text | None = None
     table: Text | None = None
-    format: Literal["delta", "parquet"] = "delta"
+    format: Literal["delta", "parquet", "jsonl", "append_row", "summary_only"] = "delta"
+    file: Annotated[Text, AfterValidator(_plain_file_name)] | None = None
+    fields: TextByName = {}
+    lineage: bool = False
     partition_by: Text = "score_date"
     columns: Literal["all", "keys"] | Names = "all"
     prediction: Text | Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)] = "prediction"
+    classes: ClassesConfig = ClassesConfig()
     merge_schema: bool = False
+
+    @property
+    def is_row_file(self) -> bool:
+        """Whether the batch is one file, not rows of a table."""
+        return self.format in ROW_FILES
+
+    @property
+    def prediction_names(self) -> tuple[str, ...]:
+        """The columns that hold the prediction, where it is not a struct whose outputs are still to be counted."""
+        if self.classes.labels:
+            return (self.classes.probability, self.classes.label)
+        return (self.prediction,) if isinstance(self.prediction, str) else self.prediction
 
     @model_validator(mode="after")
     def _check(self) -> OutputConfig:
+        if self.is_row_file:
+            if self.table is not None:
+                raise ValueError(f"format {self.format} makes a file; give output.path, or neither path nor table for outputs/DATE/TIME")
+            if self.fields and self.format != "jsonl":
+                raise ValueError(f"fields belong to format jsonl; got {self.format}")
+            return self
+        for key in ("file", "fields"):
+            if getattr(self, key):
+                raise ValueError(f"{key} belongs to the formats that write one file (jsonl, append_row); got {self.format}")
         self.require_one_of("output")
         if self.table is not None and self.format != "delta":
             raise ValueError("format parquet needs output.path: Spark cannot add a batch to a Parquet catalog table atomically")

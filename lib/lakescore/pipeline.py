@@ -16,7 +16,7 @@ from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lakescore import columns, console, progress, session, source, storage, tracking
+from lakescore import classes, columns, console, progress, session, source, storage, tracking
 from lakescore.columns import Alignment
 from lakescore.compose import compose
 from lakescore.config import OutputConfig, ScoreConfig
@@ -49,8 +49,8 @@ class ScoreResult:
         batch_id, score_date: the batch, and the run's date (ISO).
         model_uri, model_version: the pinned model; empty when skipped.
         location: the output path or table; version: its Delta version after the commit.
-        output_format: ``delta`` or ``parquet``.
-        rows_read, rows_scored, rows_written: rows; they are equal.
+        output_format: ``delta``, ``parquet``, ``jsonl``, ``append_row`` or ``summary_only``.
+        rows_read, rows_scored, rows_written: rows; they are equal, but that ``summary_only`` writes none.
         counts: null, NaN and infinite predictions.
         seconds: by stage; total_seconds: in all.
     """
@@ -194,7 +194,7 @@ def _batch_size(config: ScoreConfig) -> str | None:
 def _open_sink(config: ScoreConfig, run_id: str) -> Sink:
     run = config.run
     assert run.batch_id is not None and run.date is not None, "compose fixes both"
-    return open_sink(config.output, Batch(run.batch_id, run_id, run.date, run.on_rerun))
+    return open_sink(config.output, Batch(run.batch_id, run_id, run.date, run.on_rerun), config.columns.keys)
 
 
 def _already_there(config: ScoreConfig, record: Record, sink: Sink) -> ScoreResult:
@@ -204,6 +204,7 @@ def _already_there(config: ScoreConfig, record: Record, sink: Sink) -> ScoreResu
             "another batch_id"
         )
     log.info("output: the batch %s is in %s already; nothing to do (run.on_rerun=skip)", config.run.batch_id, sink.location)
+    record.params(_whereabouts(config, sink))
     record.finish("FINISHED", {"rows_read": 0, "rows_scored": 0, "rows_written": 0}, {"lakescore.outcome": "skipped"})
     return ScoreResult(
         outcome="skipped",
@@ -242,8 +243,8 @@ def output_schema(plan: Plan) -> T.StructType:
 
 
 def _refuse_self_overwrite(config: ScoreConfig) -> None:
-    """A Parquet folder has no snapshot to read while it is written; a Delta table has, and is pinned."""
-    if config.output.path is None or config.output.format != "parquet":
+    """A folder of files has no snapshot to read while it is written; a Delta table has, and is pinned."""
+    if config.output.path is None or config.output.format in ("delta", "summary_only"):
         return
     for path in config.source.path or ():
         if storage.overlap(config.output.path, path):
@@ -266,6 +267,13 @@ def _kept(config: OutputConfig, alignment: Alignment) -> tuple[str, ...]:
 
 
 def _prediction_names(config: OutputConfig, result: T.DataType) -> tuple[str, ...]:
+    if config.classes.labels:
+        if config.prediction != "prediction":
+            raise ConfigError(
+                "output.prediction and output.classes contradict each other; name the columns by output.classes.probability and label"
+            )
+        classes.check(config.classes, result)
+        return config.prediction_names
     if isinstance(config.prediction, str):
         return (config.prediction,)
     fields = len(result.fields) if isinstance(result, T.StructType) else 1
@@ -300,12 +308,28 @@ def _refuse_clashes(kept: Sequence[str], prediction: Sequence[str], case_sensiti
 def _finished(plan: Plan, df: DataFrame, lineage: Lineage) -> DataFrame:
     """Kept columns, predictions, lineage; the partition's expression sees all kept columns, written or not."""
     chosen: list[Column] = [column(name) for name in plan.kept]
-    if isinstance(plan.config.output.prediction, str) or not isinstance(plan.result_type, T.StructType):
-        chosen.append(F.col(_PREDICTION).alias(plan.prediction[0]))
-    else:
-        fields = zip(plan.result_type.names, plan.prediction, strict=True)
-        chosen += [F.col(_PREDICTION).getField(name).alias(alias) for name, alias in fields]
-    return df.select(*chosen, *lineage_columns(lineage))
+    return df.select(*chosen, *_outputs(plan), *lineage_columns(lineage))
+
+
+def _outputs(plan: Plan) -> list[Column]:
+    """The prediction as the columns that are written."""
+    output = plan.config.output
+    if output.classes.labels:
+        return classes.columns(output.classes, F.col(_PREDICTION), plan.result_type)
+    if isinstance(output.prediction, str) or not isinstance(plan.result_type, T.StructType):
+        return [F.col(_PREDICTION).alias(plan.prediction[0])]
+    fields = zip(plan.result_type.names, plan.prediction, strict=True)
+    return [F.col(_PREDICTION).getField(name).alias(alias) for name, alias in fields]
+
+
+def _whereabouts(config: ScoreConfig, sink: Sink) -> dict[str, Any]:
+    """What finds the batch again."""
+    return {
+        "output": sink.location,
+        "output.format": config.output.format,
+        "batch_id": config.run.batch_id,
+        "score_date": config.run.date,
+    }
 
 
 def _parameters(plan: Plan, inspection: Inspection) -> dict[str, Any]:
@@ -321,10 +345,7 @@ def _parameters(plan: Plan, inspection: Inspection) -> dict[str, Any]:
         "source.version": plan.source.version,
         "source.files": inspection.files,
         "source.bytes": inspection.size,
-        "output": plan.sink.location,
-        "output.format": config.output.format,
-        "batch_id": config.run.batch_id,
-        "score_date": config.run.date,
+        **_whereabouts(config, plan.sink),
         **tracking.package_versions(),
     }
 
@@ -386,7 +407,7 @@ def _probe(plan: Plan, predict: Any) -> None:
     rows = features.collect()
     if rows:
         one = plan.spark.createDataFrame(rows, features.schema).coalesce(1)
-        spark_udf.with_predictions(one, predict, F.col(_FEATURES), _PREDICTION, plan.result_type).select(_PREDICTION).collect()
+        spark_udf.with_predictions(one, predict, F.col(_FEATURES), _PREDICTION, plan.result_type).select(*_outputs(plan)).collect()
 
 
 def _stage(
@@ -413,11 +434,15 @@ def _audit(read: int, scored: int, staged: Staged) -> None:
         )
 
 
+def _written(staged: Staged) -> int:
+    return staged.rows if staged.written is None else staged.written
+
+
 def _finish(plan: Plan, record: Record, rows: int, staged: Staged, counts: Mapping[str, int], published: Published) -> ScoreResult:
     metrics = {
         "rows_read": rows,
         "rows_scored": rows,
-        "rows_written": staged.rows,
+        "rows_written": _written(staged),
         "files_written": staged.files,
         "bytes_written": staged.size,
     }
@@ -442,7 +467,7 @@ def _finish(plan: Plan, record: Record, rows: int, staged: Staged, counts: Mappi
         version=published.version,
         rows_read=rows,
         rows_scored=rows,
-        rows_written=staged.rows,
+        rows_written=_written(staged),
         counts=counts,
         seconds=dict(record.seconds),
     )
