@@ -11,6 +11,7 @@ A null or NaN among the numbers gives no label (null). What is no probability fa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 
 from pyspark.sql import Column
@@ -36,8 +37,8 @@ def check(config: ClassesConfig, result: T.DataType) -> None:
     if isinstance(result, _NUMBERS):
         if wanted != 2:
             raise ConfigError(
-                f"output.classes.labels: lists {wanted} ({listing(config.labels)}), and the model gives one number for each row, which tells "
-                "two classes apart; set model.predict_method=predict_proba, where the model has it"
+                f"output.classes.labels: lists {wanted} ({listing(config.labels)}), and the model gives one number for each row, which "
+                "tells two classes apart; set model.predict_method=predict_proba, where the model has it"
             )
         return
     if isinstance(result, T.StructType) and all(isinstance(field.dataType, _NUMBERS) for field in result.fields):
@@ -71,8 +72,8 @@ def columns(config: ClassesConfig, prediction: Column, result: T.DataType) -> li
     return [probability.alias(config.probability), labelled.cast("string").alias(config.label)]
 
 
-def _all(values: list[Column], test: object) -> Column:
-    return reduce(lambda a, b: a & b, [test(value) for value in values])  # type: ignore[operator]
+def _all(values: list[Column], test: Callable[[Column], Column]) -> Column:
+    return reduce(lambda a, b: a & b, map(test, values))
 
 
 def _values(config: ClassesConfig, prediction: Column, result: T.DataType) -> list[Column]:

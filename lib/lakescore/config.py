@@ -39,6 +39,19 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _arrays_as_lists(value: Any) -> Any:
+    """A Python caller's arrays and Series as lists, whether they are all rows, one row, or a column."""
+    if isinstance(value, dict):
+        return {name: _list_of(item, 1) for name, item in value.items()}
+    rows = _list_of(value, 2)
+    return [_list_of(row, 1) for row in rows] if isinstance(rows, list) else rows
+
+
+def _list_of(value: Any, dimensions: int) -> Any:
+    is_array = hasattr(value, "__array__") and getattr(value, "ndim", 0) == dimensions and not hasattr(value, "columns")
+    return list(value) if is_array else value
+
+
 def _options_as_text(value: Any) -> Any:
     """Spark's options are text: ``true`` and ``10`` are written without quotes by everyone."""
     if not isinstance(value, dict):
@@ -131,7 +144,7 @@ class SourceConfig(Section):
     path: Names | None = None
     table: Text | None = None
     query: Text | None = None
-    rows: list[Any] | dict[str, list[Any]] | None = None
+    rows: Annotated[list[Any] | dict[str, list[Any]], BeforeValidator(_arrays_as_lists)] | None = None
     data: Literal["pandas", "arrow", "spark"] | None = None
     format: FileFormat | None = None
     options: Options = {}
@@ -264,9 +277,17 @@ class ScoreConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     spark: SparkConfig = SparkConfig()
 
-    def to_dict(self) -> dict[str, Any]:
-        """The configuration as plain values, keys as in the YAML file."""
-        return self.model_dump(mode="json", by_alias=True)
+    def to_dict(self, rows: Any = ...) -> dict[str, Any]:
+        """The configuration as plain values, keys as in the YAML file.
+
+        Inline rows are data of any type, which need not have a plain form: where ``rows`` is given, it stands in their place.
+        """
+        if rows is ...:
+            return self.model_dump(mode="json", by_alias=True)
+        tree = self.model_dump(mode="json", by_alias=True, exclude={"source": {"rows"}})
+        # In the order of the keys in YAML.
+        tree["source"] = {key: rows if key == "rows" else tree["source"][key] for key in keys_of(SourceConfig)}
+        return tree
 
 
 def section_of(model: type[Section], key: str) -> type[Section] | None:

@@ -16,7 +16,7 @@ from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lakescore import classes, columns, console, progress, session, source, storage, tracking
+from lakescore import classes, columns, console, frames, progress, session, source, storage, tracking
 from lakescore.columns import Alignment
 from lakescore.compose import compose
 from lakescore.config import OutputConfig, ScoreConfig
@@ -102,6 +102,7 @@ def score(
     *,
     overrides: Sequence[str] = (),
     spark: SparkSession | None = None,
+    data: Any = None,
 ) -> ScoreResult:
     """Score a source with a model and publish the predictions as one batch.
 
@@ -109,6 +110,8 @@ def score(
         config: a composed configuration, a mapping of sections, or the path of a YAML file.
         overrides: ``section.key=value``, as on the command line.
         spark: the session to use; default: the one that is active, else a new one.
+        data: rows to score in place of the configured source: a pandas, Arrow or Spark DataFrame (the index of a pandas one is left
+            out), or anything that Arrow can read as a table.
 
     Returns:
         What was done, and where the predictions are.
@@ -116,13 +119,14 @@ def score(
     Raises:
         LakescoreError: one line that says what is wrong; nothing is published then.
     """
-    config = _composed(config, overrides)
+    config = _composed(config, overrides, data)
+    spark = _session_of(data, spark)
     started = datetime.now(timezone.utc)
     client = tracking.client_for(config.tracking)
     scratch = Path(tempfile.mkdtemp(prefix="lakescore-"))
     try:
         with tracking.open_record(client, config) as record:
-            return _run(config, client, record, scratch, started, spark)
+            return _run(config, client, record, scratch, started, spark, data)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -132,37 +136,66 @@ def dry_run(
     *,
     overrides: Sequence[str] = (),
     spark: SparkSession | None = None,
+    data: Any = None,
 ) -> Plan:
     """Do all of a run that writes nothing: resolve the model, read the source's schema, align the columns, check the output.
 
     Raises:
         LakescoreError: as ``score`` would before its first task.
     """
-    config = _composed(config, overrides)
+    config = _composed(config, overrides, data)
+    spark = _session_of(data, spark)
     scratch = Path(tempfile.mkdtemp(prefix="lakescore-"))
     try:
         client = tracking.client_for_looking(config.tracking, scratch)
         model = resolve.resolve(config.model, client, config.tracking.registry_uri, scratch / "model")
-        inspection = source.inspect(config.source)
+        inspection = source.inspect(config.source, data)
         sink = _open_sink(config, run_id="")
         spark = spark or session.open_session(config.spark, config.run.name)
-        return _plan(config, spark, model, inspection, sink, published=bool(sink.find(spark)))
+        return _plan(config, spark, model, inspection, sink, bool(sink.find(spark)), data)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _composed(config: Any, overrides: Sequence[str]) -> ScoreConfig:
+def _composed(config: Any, overrides: Sequence[str], data: Any) -> ScoreConfig:
+    if data is not None:
+        overrides = [*overrides, f"source.data={frames.kind_of(data)}"]
+    composed = _composed_of(config, overrides)
+    if composed.source.data is not None and data is None:
+        raise ConfigError(
+            "source.data: says what score(..., data=...) was given in Python, and nothing was; set path, table, query or rows"
+        )
+    return composed
+
+
+def _composed_of(config: Any, overrides: Sequence[str]) -> ScoreConfig:
     if isinstance(config, ScoreConfig):
         if not overrides and config.run.batch_id is not None and config.run.date is not None:
             return config
-        return compose((), overrides, config.model_dump(mode="json", by_alias=True))
+        return compose((), overrides, config.to_dict(rows=config.source.rows))
     if isinstance(config, (str, Path)):
         return compose([config], overrides)
     return compose((), overrides, config or {})
 
 
+def _session_of(data: Any, spark: SparkSession | None) -> SparkSession | None:
+    """The session to use: a Spark DataFrame brings its own."""
+    own = frames.session_of(data)
+    if own is None:
+        return spark
+    if spark is not None and spark is not own:
+        raise ConfigError("data: the DataFrame is of another Spark session than the one given as spark=; leave spark= out")
+    return own
+
+
 def _run(
-    config: ScoreConfig, client: MlflowClient, record: Record, scratch: Path, started: datetime, spark: SparkSession | None
+    config: ScoreConfig,
+    client: MlflowClient,
+    record: Record,
+    scratch: Path,
+    started: datetime,
+    spark: SparkSession | None,
+    data: Any,
 ) -> ScoreResult:
     sink = _open_sink(config, record.run_id)
     sink.recover(spark)
@@ -172,7 +205,7 @@ def _run(
     with record.stage("model"):
         model = resolve.resolve(config.model, client, config.tracking.registry_uri, scratch / "model")
     log.info("model: %s (%s), %.1f s", model.uri, model.flavor, record.seconds["model"])
-    inspection = source.inspect(config.source)
+    inspection = source.inspect(config.source, data)
     with record.stage("session"):
         spark = spark or session.open_session(config.spark, config.run.name)
     if published is None:
@@ -180,7 +213,7 @@ def _run(
         if published and config.run.on_rerun != "replace":
             return _already_there(config, record, sink)
     with record.stage("plan"):
-        plan = _plan(config, spark, model, inspection, sink, bool(published))
+        plan = _plan(config, spark, model, inspection, sink, bool(published), data)
     record.params(_parameters(plan, inspection))
     log.info("source: %s, %d columns, %d features", plan.source.description, len(plan.alignment.kept), len(plan.alignment.inputs))
     with session.runtime_conf(spark, spark__sql__execution__arrow__maxRecordsPerBatch=_batch_size(config)):
@@ -218,19 +251,21 @@ def _already_there(config: ScoreConfig, record: Record, sink: Sink) -> ScoreResu
     )
 
 
-def _plan(config: ScoreConfig, spark: SparkSession, model: ResolvedModel, inspection: Inspection, sink: Sink, published: bool) -> Plan:
+def _plan(
+    config: ScoreConfig, spark: SparkSession, model: ResolvedModel, inspection: Inspection, sink: Sink, published: bool, data: Any
+) -> Plan:
     _refuse_self_overwrite(config)
     result_type = resolve.result_type(config.model, model.signature)
     names = [feature.name for feature in model.signature.features or ()]
-    data = source.read(spark, config.source, inspection, names)
-    alignment = columns.plan(data.df.schema, config.columns, model.signature, session.is_case_sensitive(spark))
+    found = source.read(spark, config.source, inspection, names, data)
+    alignment = columns.plan(found.df.schema, config.columns, model.signature, session.is_case_sensitive(spark))
     kept = _kept(config.output, alignment)
     prediction = _prediction_names(config.output, result_type)
     _refuse_own_names(alignment.kept)
     _refuse_clashes(kept, prediction, session.is_case_sensitive(spark))
-    aligned = columns.transform(data.df, alignment)
+    aligned = columns.transform(found.df, alignment)
     check_partition_by(aligned, config.output.partition_by)
-    plan = Plan(config, spark, model, result_type, data, alignment, prediction, kept, sink, published)
+    plan = Plan(config, spark, model, result_type, found, alignment, prediction, kept, sink, published)
     sink.check(spark, output_schema(plan))
     return plan
 
@@ -345,6 +380,7 @@ def _parameters(plan: Plan, inspection: Inspection) -> dict[str, Any]:
         "source.version": plan.source.version,
         "source.files": inspection.files,
         "source.bytes": inspection.size,
+        "source.rows": inspection.rows,
         **_whereabouts(config, plan.sink),
         **tracking.package_versions(),
     }

@@ -37,21 +37,19 @@ def json_line(names: Sequence[str], fields: Mapping[str, str], scored_at: str) -
     return F.to_json(F.struct(time, *[column(name).alias(fields.get(name, name)) for name in names]), _JSON)
 
 
-def plain_line(key: str | None, predictions: Sequence[tuple[str, T.DataType]], kind: T.DataType | None) -> Column:
-    """A row as ``key: prediction``, more predictions each behind another colon; without a key the prediction as it is.
+def plain_line(columns: Sequence[tuple[str, T.DataType]]) -> Column:
+    """A row as ``key: prediction``, more predictions each behind another colon; a single one without a key as it is.
 
     ``pandas.read_csv(file, delimiter=":", header=None)`` reads it back: what holds a colon or a quote stands in quotes, as CSV has it,
     a null is nothing at all, and line breaks are written as ``\\n``, so that a row is a line.
 
     Args:
-        key: the column before the colon.
-        predictions: the other columns with their types.
-        kind: the key's type.
+        columns: the names and types of what stands in the line; the first is the key.
     """
-    if key is None or kind is None:
-        return F.concat_ws(f"{SEPARATOR} ", *[F.coalesce(_text(name, of), F.lit("")) for name, of in predictions])
-    cells = [_cell(_text(key, kind), ""), *[_cell(_text(name, of), " ") for name, of in predictions]]
-    return F.concat_ws(SEPARATOR, *cells)
+    texts = [_text(name, of) for name, of in columns]
+    if len(texts) == 1:
+        return F.coalesce(texts[0], F.lit(""))
+    return F.concat_ws(SEPARATOR, _cell(texts[0], ""), *[_cell(text, " ") for text in texts[1:]])
 
 
 def _text(name: str, kind: T.DataType) -> Column:

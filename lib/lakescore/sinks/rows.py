@@ -94,7 +94,7 @@ class RowsSink(PathSink):
 
     def check(self, spark: SparkSession, schema: T.StructType) -> None:
         if self._config.format == "append_row":
-            self._key(schema)
+            self._plain(schema)
         else:
             self._check_fields(schema)
 
@@ -143,9 +143,7 @@ class RowsSink(PathSink):
 
     def _lines(self, df: DataFrame) -> DataFrame:
         if self._config.format == "append_row":
-            key, predictions = self._key(df.schema)
-            kinds = {field.name: field.dataType for field in df.schema.fields}
-            line = plain_line(key, [(name, kinds[name]) for name in predictions], kinds.get(key or ""))
+            line = plain_line([(name, df.schema[name].dataType) for name in self._plain(df.schema)])
         else:
             line = json_line(self._written(df.schema), self._config.fields, "scored_at")
         return df.select(line.alias("value"))
@@ -169,8 +167,8 @@ class RowsSink(PathSink):
                     f"output.fields={{{name}: NAME}}"
                 )
 
-    def _key(self, schema: T.StructType) -> tuple[str | None, list[str]]:
-        """The column before the colon (None where no column is kept), and those behind it."""
+    def _plain(self, schema: T.StructType) -> list[str]:
+        """The columns of a plain line: the one before the colon, where one is kept, and those behind it."""
         names = [name for name in schema.names if name not in LINEAGE_COLUMNS]
         predictions = [name for name in self._config.prediction_names if name in names]
         kept = [name for name in names if name not in predictions]
@@ -181,7 +179,7 @@ class RowsSink(PathSink):
                 f"output.columns: append_row writes one column before the prediction, and {len(keys)} are kept ({listing(keys)}); choose "
                 "one: output.columns=[NAME], or columns.keys=[NAME]"
             )
-        return (keys[0] if keys else None), predictions + lineage
+        return [*keys, *predictions, *lineage]
 
     def _concatenate(self, schema: T.StructType, parts: Location, whole: Location) -> tuple[_Handle, int]:
         """Make one file of the tasks' files; rows are its lines."""
@@ -196,11 +194,8 @@ class RowsSink(PathSink):
                     yield chunk
 
         whole.write_chunks(pieces())
-        if self._config.format == "append_row":
-            key, predictions = self._key(schema)
-            columns = [*([key] if key else []), *predictions]
-        else:
-            columns = self._written(schema)
+        columns = self._plain(schema) if self._config.format == "append_row" else self._written(schema)
+        types = {field.name: field.dataType for field in schema.fields}
         record = {
             "batch_id": self._batch.batch_id,
             "run_id": self._batch.run_id,
@@ -209,7 +204,7 @@ class RowsSink(PathSink):
             "rows": rows,
             "bytes": size,
             "sha256": digest.hexdigest(),
-            "fields": [[self._config.fields.get(name, name), schema[name].dataType.simpleString()] for name in columns],
+            "schema": T.StructType([T.StructField(self._config.fields.get(name, name), types[name]) for name in columns]).jsonValue(),
             "lakescore": __version__,
         }
         return _Handle(whole, record), rows
