@@ -67,7 +67,8 @@ def named(text: str, write: Write) -> str:
         ("output.merge_schema=yes", "output.merge_schema: got 'yes' (text); expected true or false (command line)"),
         (
             "output.format=delt",
-            "output.format: got 'delt' (text); expected one of delta, parquet, jsonl, append_row, summary_only. Did you mean 'delta'? (command line)",
+            "output.format: got 'delt' (text); expected one of delta, parquet, jsonl, append_row, summary_only. Did you mean 'delta'? "
+            "(command line)",
         ),
         ("columns.rename=[a]", "columns.rename: got ['a'] (a list); expected a mapping (key: value) (command line)"),
         ("columns.labels.x=1", "columns.labels: got {'x': 1} (a mapping); expected a name or a list (command line)"),
