@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from lakescore.version import __version__
 
-__all__ = ["LakescoreError", "ScoreConfig", "ScoreResult", "__version__", "compose", "score"]
+__all__ = ["LakescoreError", "ScoreConfig", "ScoreResult", "__version__", "compose", "read", "score"]
 
 if TYPE_CHECKING:
     from lakescore.compose import compose
     from lakescore.config import ScoreConfig
     from lakescore.errors import LakescoreError
     from lakescore.pipeline import ScoreResult, score
+    from lakescore.results import read
 
 _HOMES = {
     "LakescoreError": "lakescore.errors",
     "ScoreConfig": "lakescore.config",
     "ScoreResult": "lakescore.pipeline",
     "compose": "lakescore.compose",
+    "read": "lakescore.results",
     "score": "lakescore.pipeline",
 }
 

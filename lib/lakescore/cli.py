@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lakescore import console
@@ -27,6 +27,11 @@ Every key of conf/score.yaml can be given as section.key=value, for example:
 
 Exit codes: 0 done or nothing to do, 1 the run failed, 2 configuration or usage, 3 model, 4 input data, 5 output."""
 
+_READ_HELP = """Print the results of a run, or of all batches in an output, as a table.
+
+  lakescore read 0f4c...               the rows of one run, wherever it wrote them (Delta, Parquet, a table, jsonl, append_row)
+  lakescore read outputs/2026-01-31    what is in a folder or file, all batches"""
+
 
 class _Parser(argparse.ArgumentParser):
     """argparse with errors of one line."""
@@ -38,9 +43,10 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``lakescore COMMAND``; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"score": score_main, "setup-spark": _setup_spark}
+    commands = {"score": score_main, "read": read_main, "setup-spark": _setup_spark}
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: lakescore COMMAND ...\n\ncommands:\n  score        score a source with a model (see lakescore score --help)")
+        print("  read         print a run's results as a table (see lakescore read --help)")
         print("  setup-spark  put Delta's and Avro's jars where this environment's Spark finds them\n\noptions:\n  --version")
         return 0 if arguments else ConfigError.exit_code
     if arguments[0] == "--version":
@@ -55,12 +61,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def score_main(argv: Sequence[str] | None = None) -> int:
     """Run ``lakescore score`` or ``jobs/score.py``; returns the exit code."""
+    return _guarded(_score_options, _score, argv)
+
+
+def read_main(argv: Sequence[str] | None = None) -> int:
+    """Run ``lakescore read``; returns the exit code."""
+    return _guarded(_read_options, _read, argv)
+
+
+def _guarded(
+    parse: Callable[[Sequence[str]], argparse.Namespace], run: Callable[[argparse.Namespace], int], argv: Sequence[str] | None
+) -> int:
+    """Parse, run, and turn every error into one line and its exit code."""
     verbose = False
     try:
-        options = _score_options(list(sys.argv[1:] if argv is None else argv))
+        options = parse(list(sys.argv[1:] if argv is None else argv))
         verbose = options.verbose
         _configure_logging(verbose)
-        return _score(options)
+        return run(options)
     except LakescoreError as error:
         return _failed(error, verbose)
     except KeyboardInterrupt:
@@ -94,6 +112,30 @@ def _score(options: argparse.Namespace) -> int:
         print(describe_plan(pipeline.dry_run(config)))
     else:
         print(describe_result(pipeline.score(config)))
+    return 0
+
+
+def _read_options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="lakescore read", description=_READ_HELP, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("what", metavar="RUN_ID|OUTPUT_PATH", help="an MLflow run of lakescore score, or a folder or file that it wrote")
+    parser.add_argument("--limit", type=int, default=20, metavar="N", help="rows at most (default: 20; 0: all)")
+    parser.add_argument("--tracking-uri", metavar="URI", help="where the run is recorded (default: MLflow's own)")
+    parser.add_argument("--verbose", action="store_true", help="log more, and show the traceback of an error")
+    return parser.parse_args(argv)
+
+
+def _read(options: argparse.Namespace) -> int:
+    if options.limit < 0:
+        raise ConfigError(f"--limit: got {options.limit}; expected a number of rows, or 0 for all")
+    from lakescore import results
+
+    frame = results.read(options.what, limit=options.limit or None, tracking_uri=options.tracking_uri)
+    if frame.empty:
+        print(f"no rows; the columns are {listing(frame.columns, 50)}")
+    else:
+        print(redact(frame.to_string(index=False, max_colwidth=60)))
     return 0
 
 
@@ -175,6 +217,8 @@ def describe_result(result: ScoreResult) -> str:
 
 
 def _how_to_read(result: ScoreResult) -> str:
+    if result.output_format not in ("delta", "parquet"):
+        return f"lakescore read {result.run_id}" if result.rows_written else "no rows were written"
     is_table = "/" not in result.location
     load = (
         f'spark.read.table("{result.location}")' if is_table else f'spark.read.format("{result.output_format}").load("{result.location}")'

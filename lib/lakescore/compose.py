@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from lakescore.config import EXCLUSIVE_KEYS, ScoreConfig, Section, keys_of, section_of
+from lakescore.config import EXCLUSIVE_KEYS, ROW_FILES, ScoreConfig, Section, keys_of, section_of
 from lakescore.errors import ConfigError, did_you_mean, listing
 from lakescore.redact import is_secret_key, redact, redact_tree
 from lakescore.strict_yaml import parse_value, parse_yaml
@@ -198,6 +198,7 @@ def _fixed_at_start(tree: Any, now: datetime, origins: _Origins) -> Any:
         # The check of the time zone itself says what is wrong with it.
         with contextlib.suppress(zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             run["date"] = now.astimezone(zoneinfo.ZoneInfo(str(zone))).date().isoformat()
+    _own_folder(tree, run, now, origins)
     if _lookup(run, "batch_id", origins) is None:
         on_rerun = _lookup(run, "on_rerun", origins)
         if on_rerun in ("replace", "fail"):
@@ -207,11 +208,22 @@ def _fixed_at_start(tree: Any, now: datetime, origins: _Origins) -> Any:
     return tree
 
 
-def _lookup(section: Any, key: str, origins: _Origins) -> Any:
+def _own_folder(tree: Any, run: Any, now: datetime, origins: _Origins) -> None:
+    """A file without ``output.path`` goes into the run's own folder, ``outputs/DATE/TIME`` in its time zone."""
+    output = tree.get("output")
+    if not OmegaConf.is_dict(output) or not ROW_FILES.get(str(_lookup(output, "format", origins, "output"))):
+        return
+    if _lookup(output, "path", origins, "output") is None and _lookup(output, "table", origins, "output") is None:
+        with contextlib.suppress(zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+            zone = zoneinfo.ZoneInfo(str(_lookup(run, "timezone", origins) or "UTC"))
+            output["path"] = f"{now.astimezone(zone):outputs/%Y-%m-%d/%H-%M-%S}"
+
+
+def _lookup(section: Any, key: str, origins: _Origins, name: str = "run") -> Any:
     try:
         return section.get(key)
     except OmegaConfBaseException as error:
-        raise ConfigError(_interpolation(error, origins, f"run.{key}")) from error
+        raise ConfigError(_interpolation(error, origins, f"{name}.{key}")) from error
 
 
 def _resolve(tree: Any, origins: _Origins) -> Any:

@@ -17,7 +17,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 FileFormat = Literal["parquet", "delta", "csv", "json", "orc", "avro", "images", "text_files", "binary"]
 ROW_PER_FILE = ("images", "text_files", "binary")
 # Only one of each group may be set; a later file or override that sets one unsets the others.
-EXCLUSIVE_KEYS = {"source": ("path", "table", "query", "rows"), "output": ("path", "table")}
+EXCLUSIVE_KEYS = {"source": ("path", "table", "query", "rows", "data"), "output": ("path", "table")}
+# One file for the whole batch instead of a table, and what it is called; None: nothing is written.
+ROW_FILES = {"jsonl": "batch-infer-res.jsonl", "append_row": "parallel_run_step.txt", "summary_only": None}
 _BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+@=~-]{0,127}")
 
 
@@ -52,6 +54,19 @@ def _height_and_width(value: tuple[int, ...]) -> tuple[int, ...]:
     return value
 
 
+def _arrays_as_lists(value: Any) -> Any:
+    """A Python caller's arrays and Series as lists, whether they are all rows, one row, or a column."""
+    if isinstance(value, dict):
+        return {name: _list_of(item, 1) for name, item in value.items()}
+    rows = _list_of(value, 2)
+    return [_list_of(row, 1) for row in rows] if isinstance(rows, list) else rows
+
+
+def _list_of(value: Any, dimensions: int) -> Any:
+    is_array = hasattr(value, "__array__") and getattr(value, "ndim", 0) == dimensions and not hasattr(value, "columns")
+    return list(value) if is_array else value
+
+
 def _options_as_text(value: Any) -> Any:
     """Spark's options are text: ``true`` and ``10`` are written without quotes by everyone."""
     if not isinstance(value, dict):
@@ -84,6 +99,18 @@ def _known_zone(value: str) -> str:
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError("must be an IANA time zone such as UTC or Europe/Vienna") from None
     return value
+
+
+def _plain_file_name(value: str) -> str:
+    if "/" in value or "\\" in value or value.startswith((".", "_")):
+        raise ValueError("must be a file's name without a folder, and not begin with . or _; the folder is output.path")
+    return value
+
+
+def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("must be distinct")
+    return values
 
 
 def _safe_batch_id(value: str) -> str:
@@ -181,7 +208,8 @@ class SourceConfig(Section):
     path: Names | None = None
     table: Text | None = None
     query: Text | None = None
-    rows: list[Any] | dict[str, list[Any]] | None = None
+    rows: Annotated[list[Any] | dict[str, list[Any]], BeforeValidator(_arrays_as_lists)] | None = None
+    data: Literal["pandas", "arrow", "spark"] | None = None
     format: FileFormat | None = None
     options: Options = {}
     image: ImageConfig | None = None
@@ -249,19 +277,59 @@ class ErrorsConfig(Section):
         return self
 
 
+class ClassesConfig(Section):
+    """How the probabilities of a classifier become a probability and a label; without labels, not at all."""
+
+    labels: Annotated[Names, AfterValidator(_distinct)] = ()
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    probability: Text = "probability"
+    label: Text = "label"
+
+    @model_validator(mode="after")
+    def _check(self) -> ClassesConfig:
+        if len(self.labels) == 1:
+            raise ValueError("labels must be at least two, in the order of the model's classes")
+        return self
+
+
 class OutputConfig(Section):
     """Where predictions go, and which columns stand beside them."""
 
     path: Text | None = None
     table: Text | None = None
-    format: Literal["delta", "parquet"] = "delta"
+    format: Literal["delta", "parquet", "jsonl", "append_row", "summary_only"] = "delta"
+    file: Annotated[Text, AfterValidator(_plain_file_name)] | None = None
+    fields: TextByName = {}
+    lineage: bool = False
     partition_by: Text = "score_date"
     columns: Literal["all", "keys"] | Names = "all"
     prediction: Text | Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)] = "prediction"
+    classes: ClassesConfig = ClassesConfig()
     merge_schema: bool = False
+
+    @property
+    def is_row_file(self) -> bool:
+        """Whether the batch is one file, not rows of a table."""
+        return self.format in ROW_FILES
+
+    @property
+    def prediction_names(self) -> tuple[str, ...]:
+        """The columns that hold the prediction, where it is not a struct whose outputs are still to be counted."""
+        if self.classes.labels:
+            return (self.classes.probability, self.classes.label)
+        return (self.prediction,) if isinstance(self.prediction, str) else self.prediction
 
     @model_validator(mode="after")
     def _check(self) -> OutputConfig:
+        if self.is_row_file:
+            if self.table is not None:
+                raise ValueError(f"format {self.format} makes a file; give output.path, or neither path nor table for outputs/DATE/TIME")
+            if self.fields and self.format != "jsonl":
+                raise ValueError(f"fields belong to format jsonl; got {self.format}")
+            return self
+        for key in ("file", "fields"):
+            if getattr(self, key):
+                raise ValueError(f"{key} belongs to the formats that write one file (jsonl, append_row); got {self.format}")
         self.require_one_of("output")
         if self.table is not None and self.format != "delta":
             raise ValueError("format parquet needs output.path: Spark cannot add a batch to a Parquet catalog table atomically")
@@ -303,9 +371,17 @@ class ScoreConfig(Section):
             raise ValueError("output.columns: keys needs columns.keys, which is empty")
         return self
 
-    def to_dict(self) -> dict[str, Any]:
-        """The configuration as plain values, keys as in the YAML file."""
-        return self.model_dump(mode="json", by_alias=True)
+    def to_dict(self, rows: Any = ...) -> dict[str, Any]:
+        """The configuration as plain values, keys as in the YAML file.
+
+        Inline rows are data of any type, which need not have a plain form: where ``rows`` is given, it stands in their place.
+        """
+        if rows is ...:
+            return self.model_dump(mode="json", by_alias=True)
+        tree = self.model_dump(mode="json", by_alias=True, exclude={"source": {"rows"}})
+        # In the order of the keys in YAML.
+        tree["source"] = {key: rows if key == "rows" else tree["source"][key] for key in keys_of(SourceConfig)}
+        return tree
 
 
 def section_of(model: type[Section], key: str) -> type[Section] | None:

@@ -6,10 +6,14 @@ Types come from the values (an integer among floats is a float), or from ``sourc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date, datetime
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 
+from lakescore import frames
 from lakescore.errors import InputError, did_you_mean, listing
 
 Rows = Sequence[Any] | Mapping[Any, Any]
@@ -27,14 +31,16 @@ def table(rows: Rows, schema: pa.Schema | None, feature_names: Sequence[str]) ->
         InputError: naming the column, or what the rows should look like.
     """
     columns = _columns(rows, list(schema.names) if schema is not None else list(feature_names))
+    columns = {name: [_plain(value) for value in values] for name, values in columns.items()}
     if schema is None:
-        return pa.table({name: _array(name, values, None) for name, values in columns.items()})
+        return frames.for_spark(pa.table({name: _array(name, values, None) for name, values in columns.items()}), "source.rows")
     _refuse_other_names(list(columns), list(schema.names))
     return pa.table({field.name: _array(field.name, columns[field.name], field.type) for field in schema}, schema=schema)
 
 
 def _columns(rows: Rows, names: list[str]) -> dict[str, list[Any]]:
     if isinstance(rows, Mapping):
+        _refuse_same_names(rows)
         lengths = {str(name): len(values) for name, values in rows.items()}
         if len(set(lengths.values())) > 1:
             raise InputError(f"source.rows: the columns have different lengths: {listing(f'{k} {v}' for k, v in lengths.items())}")
@@ -42,6 +48,8 @@ def _columns(rows: Rows, names: list[str]) -> dict[str, list[Any]]:
     if not rows:
         return {name: [] for name in names}
     if all(isinstance(row, Mapping) for row in rows):
+        for row in rows:
+            _refuse_same_names(row)
         texts = [{str(name): value for name, value in row.items()} for row in rows]
         return {name: [row.get(name) for row in texts] for name in dict.fromkeys(name for row in texts for name in row)}
     if not all(isinstance(row, (list, tuple)) for row in rows):
@@ -54,7 +62,38 @@ def _columns(rows: Rows, names: list[str]) -> dict[str, list[Any]]:
     return {name: [row[i] for row in rows] for i, name in enumerate(names)}
 
 
+def _plain(value: Any) -> Any:
+    """A numpy scalar as Python's own, and pandas' missing values as None: Arrow takes some of them for what they are not."""
+    if value is pd.NaT or value is pd.NA:
+        return None
+    if isinstance(value, np.datetime64):
+        exact = value.astype("datetime64[us]")
+        return exact.item() if exact == value or np.isnat(value) else value  # finer ones are refused below
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _refuse_same_names(row: Mapping[Any, Any]) -> None:
+    names = [str(name) for name in row]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"source.rows: the name {twice!r} is there twice, as text and as a number")
+
+
+def _refuse_mixed_times(name: str, values: list[Any]) -> None:
+    """Arrow would cut times off where dates are among them, and take times without a zone for UTC."""
+    kinds = {_kind_of_time(value) for value in values if isinstance(value, date)}
+    if len(kinds) > 1:
+        raise InputError(f"source.rows: column {name!r} mixes {' and '.join(sorted(kinds))}; give values of one kind")
+
+
+def _kind_of_time(value: date) -> str:
+    if not isinstance(value, datetime):
+        return "dates"
+    return "times without a zone" if value.tzinfo is None else "times with a zone"
+
+
 def _array(name: str, values: list[Any], kind: pa.DataType | None) -> pa.Array:
+    _refuse_mixed_times(name, values)
     try:
         array = pa.array(values) if values or kind is not None else pa.array([], pa.string())
         return array if kind is None else array.cast(kind)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import PurePosixPath
+from typing import Any
 
 from deltalake import DeltaTable
 
-from lakescore import datafiles, file_checks, readers, storage
+from lakescore import datafiles, file_checks, frames, readers, storage
 from lakescore.catalog import quote_table
 from lakescore.config import ROW_PER_FILE, SourceConfig
 from lakescore.errors import ConfigError, InputError, did_you_mean, listing
@@ -49,8 +50,8 @@ class Inspection:
     colons: bool = False
 
 
-def inspect(config: SourceConfig) -> Inspection:
-    """Check what can be checked without Spark.
+def inspect(config: SourceConfig, data: Any = None) -> Inspection:
+    """Check what can be checked without Spark; of ``data``, given in Python, the rows are known.
 
     Raises:
         InputError: a path does not exist, holds no file, or a file is broken, foreign or of another schema.
@@ -59,7 +60,7 @@ def inspect(config: SourceConfig) -> Inspection:
     if config.table is not None:
         quote_table("source.table", config.table)
     if config.path is None:
-        return Inspection()
+        return Inspection(rows=frames.count(data if config.rows is None else config.rows))
     paths = tuple(storage.absolute(path) for path in config.path)
     found: list[storage.Location] = []
     inputs: list[str] = []

@@ -16,7 +16,7 @@ from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lakescore import columns, console, progress, session, source, storage, tensors, tracking
+from lakescore import classes, columns, console, frames, progress, session, source, storage, tensors, tracking
 from lakescore.columns import Alignment
 from lakescore.compose import compose
 from lakescore.config import ErrorsConfig, OutputConfig, ScoreConfig
@@ -51,8 +51,9 @@ class ScoreResult:
         batch_id, score_date: the batch, and the run's date (ISO).
         model_uri, model_version: the pinned model; empty when skipped.
         location: the output path or table; version: its Delta version after the commit.
-        output_format: ``delta`` or ``parquet``.
-        rows_read, rows_scored, rows_written: rows; rows read = rows scored + rows quarantined, and all that are scored are written.
+        output_format: ``delta``, ``parquet``, ``jsonl``, ``append_row`` or ``summary_only``.
+        rows_read, rows_scored, rows_written: rows; rows read = rows scored + rows quarantined, and all that are scored are written, but
+            that ``summary_only`` writes none.
         rows_quarantined: rows that could not be scored; quarantine: the path or table that they are in, None where there are none.
         counts: null, NaN and infinite predictions.
         seconds: by stage; total_seconds: in all.
@@ -109,6 +110,7 @@ def score(
     *,
     overrides: Sequence[str] = (),
     spark: SparkSession | None = None,
+    data: Any = None,
 ) -> ScoreResult:
     """Score a source with a model and publish the predictions as one batch.
 
@@ -116,6 +118,8 @@ def score(
         config: a composed configuration, a mapping of sections, or the path of a YAML file.
         overrides: ``section.key=value``, as on the command line.
         spark: the session to use; default: the one that is active, else a new one.
+        data: rows to score in place of the configured source: a pandas, Arrow or Spark DataFrame (the index of a pandas one is left
+            out), or anything that Arrow can read as a table.
 
     Returns:
         What was done, and where the predictions are.
@@ -123,12 +127,13 @@ def score(
     Raises:
         LakescoreError: one line that says what is wrong; nothing is published then.
     """
-    config = _composed(config, overrides)
+    config = _composed(config, overrides, data)
+    spark = _session_of(data, spark)
     started = datetime.now(timezone.utc)
     scratch = Path(tempfile.mkdtemp(prefix="lakescore-"))
     try:
         with tracking.quiet_mlflow(), tracking.open_record(tracking.client_for(config.tracking), config) as record:
-            return _run(config, record.client, record, scratch, started, spark)
+            return _run(config, record.client, record, scratch, started, spark, data)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -138,40 +143,69 @@ def dry_run(
     *,
     overrides: Sequence[str] = (),
     spark: SparkSession | None = None,
+    data: Any = None,
 ) -> Plan:
     """Do all of a run that writes nothing: resolve the model, read the source's schema, align the columns, check the output.
 
     Raises:
         LakescoreError: as ``score`` would before its first task.
     """
-    config = _composed(config, overrides)
+    config = _composed(config, overrides, data)
+    spark = _session_of(data, spark)
     scratch = Path(tempfile.mkdtemp(prefix="lakescore-"))
     try:
         client = tracking.client_for_looking(config.tracking, scratch)
         with tracking.quiet_mlflow():
             model = resolve.resolve(config.model, client, config.tracking.registry_uri, scratch / "model")
-        inspection = source.inspect(config.source)
-        sink = open_sink(config.output, _batch(config, run_id=""))
+        inspection = source.inspect(config.source, data)
+        sink = _open_sink(config, run_id="")
         spark = spark or _session(config)
-        return _plan(config, spark, model, inspection, sink, "", published=bool(sink.find(spark)))
+        return _plan(config, spark, model, inspection, sink, "", bool(sink.find(spark)), data)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _composed(config: Any, overrides: Sequence[str]) -> ScoreConfig:
+def _composed(config: Any, overrides: Sequence[str], data: Any) -> ScoreConfig:
+    if data is not None:
+        overrides = [*overrides, f"source.data={frames.kind_of(data)}"]
+    composed = _composed_of(config, overrides)
+    if composed.source.data is not None and data is None:
+        raise ConfigError(
+            "source.data: says what score(..., data=...) was given in Python, and nothing was; set path, table, query or rows"
+        )
+    return composed
+
+
+def _composed_of(config: Any, overrides: Sequence[str]) -> ScoreConfig:
     if isinstance(config, ScoreConfig):
         if not overrides and config.run.batch_id is not None and config.run.date is not None:
             return config
-        return compose((), overrides, config.model_dump(mode="json", by_alias=True))
+        return compose((), overrides, config.to_dict(rows=config.source.rows))
     if isinstance(config, (str, Path)):
         return compose([config], overrides)
     return compose((), overrides, config or {})
 
 
+def _session_of(data: Any, spark: SparkSession | None) -> SparkSession | None:
+    """The session to use: a Spark DataFrame brings its own."""
+    own = frames.session_of(data)
+    if own is None:
+        return spark
+    if spark is not None and spark is not own:
+        raise ConfigError("data: the DataFrame is of another Spark session than the one given as spark=; leave spark= out")
+    return own
+
+
 def _run(
-    config: ScoreConfig, client: MlflowClient, record: Record, scratch: Path, started: datetime, spark: SparkSession | None
+    config: ScoreConfig,
+    client: MlflowClient,
+    record: Record,
+    scratch: Path,
+    started: datetime,
+    spark: SparkSession | None,
+    data: Any,
 ) -> ScoreResult:
-    sink = open_sink(config.output, _batch(config, record.run_id))
+    sink = _open_sink(config, record.run_id)
     sink.recover(spark)
     published = sink.find(spark)
     if published and config.run.on_rerun != "replace":
@@ -179,7 +213,7 @@ def _run(
     with record.stage("model"):
         model = resolve.resolve(config.model, client, config.tracking.registry_uri, scratch / "model")
     log.info("model: %s (%s), %.1f s", model.uri, model.flavor, record.seconds["model"])
-    inspection = source.inspect(config.source)
+    inspection = source.inspect(config.source, data)
     with record.stage("session"):
         spark = spark or _session(config)
     if published is None:
@@ -187,7 +221,7 @@ def _run(
         if published and config.run.on_rerun != "replace":
             return _already_there(config, record, sink)
     with record.stage("plan"):
-        plan = _plan(config, spark, model, inspection, sink, record.run_id, bool(published))
+        plan = _plan(config, spark, model, inspection, sink, record.run_id, bool(published), data)
     record.params(_parameters(plan, inspection))
     log.info("source: %s, %d columns, %d features", plan.source.description, len(plan.alignment.kept), len(plan.alignment.inputs))
     with session.runtime_conf(spark, **_runtime_conf(config)):
@@ -208,6 +242,10 @@ def _session(config: ScoreConfig) -> SparkSession:
     return session.open_session(config.spark, config.run.name, tables=any(named))
 
 
+def _open_sink(config: ScoreConfig, run_id: str) -> Sink:
+    return open_sink(config.output, _batch(config, run_id), config.columns.keys)
+
+
 def _batch(config: ScoreConfig, run_id: str) -> Batch:
     run = config.run
     assert run.batch_id is not None and run.date is not None, "compose fixes both"
@@ -221,6 +259,7 @@ def _already_there(config: ScoreConfig, record: Record, sink: Sink) -> ScoreResu
             "another batch_id"
         )
     log.info("output: the batch %s is in %s already; nothing to do (run.on_rerun=skip)", config.run.batch_id, sink.location)
+    record.params(_whereabouts(config, sink))
     record.finish("FINISHED", {"rows_read": 0, "rows_scored": 0, "rows_written": 0}, {"lakescore.outcome": "skipped"})
     return ScoreResult(
         outcome="skipped",
@@ -235,13 +274,20 @@ def _already_there(config: ScoreConfig, record: Record, sink: Sink) -> ScoreResu
 
 
 def _plan(
-    config: ScoreConfig, spark: SparkSession, model: ResolvedModel, inspection: Inspection, sink: Sink, run_id: str, published: bool
+    config: ScoreConfig,
+    spark: SparkSession,
+    model: ResolvedModel,
+    inspection: Inspection,
+    sink: Sink,
+    run_id: str,
+    published: bool,
+    data: Any,
 ) -> Plan:
     _refuse_self_overwrite(config)
     result_type = resolve.result_type(config.model, model.signature)
     names = [feature.name for feature in model.signature.features or ()]
-    data = source.read(spark, config.source, inspection, names)
-    alignment = columns.plan(data.df.schema, config.columns, model.signature, session.is_case_sensitive(spark), data.content)
+    found = source.read(spark, config.source, inspection, names, data)
+    alignment = columns.plan(found.df.schema, config.columns, model.signature, session.is_case_sensitive(spark), found.content)
     features, image = [one.feature for one in alignment.inputs], config.source.image
     if image is not None:
         tensors.check_image([one.feature for one in alignment.inputs if one.column == alignment.content], image)
@@ -249,10 +295,10 @@ def _plan(
     prediction = _prediction_names(config.output, result_type)
     _refuse_own_names(alignment.kept)
     _refuse_clashes(kept, prediction, session.is_case_sensitive(spark))
-    aligned = columns.transform(data.df, alignment)
+    aligned = columns.transform(found.df, alignment)
     check_partition_by(aligned, config.output.partition_by)
     tensor = tensors.for_guard(features, image) if model.signature.features is None else None
-    plan = Plan(config, spark, model, result_type, data, alignment, prediction, kept, sink, published, tensor=tensor)
+    plan = Plan(config, spark, model, result_type, found, alignment, prediction, kept, sink, published, tensor=tensor)
     sink.check(spark, output_schema(plan))
     return replace(plan, quarantine=_open_quarantine(plan, run_id)) if config.errors.on_row_error == "quarantine" else plan
 
@@ -288,8 +334,8 @@ def output_schema(plan: Plan) -> T.StructType:
 
 
 def _refuse_self_overwrite(config: ScoreConfig) -> None:
-    """A Parquet folder has no snapshot to read while it is written; a Delta table has, and is pinned."""
-    if config.output.path is None or config.output.format != "parquet":
+    """A folder of files has no snapshot to read while it is written; a Delta table has, and is pinned."""
+    if config.output.path is None or config.output.format in ("delta", "summary_only"):
         return
     for path in config.source.path or ():
         if storage.overlap(config.output.path, path):
@@ -313,6 +359,13 @@ def _kept(config: OutputConfig, alignment: Alignment) -> tuple[str, ...]:
 
 
 def _prediction_names(config: OutputConfig, result: T.DataType) -> tuple[str, ...]:
+    if config.classes.labels:
+        if config.prediction != "prediction":
+            raise ConfigError(
+                "output.prediction and output.classes contradict each other; name the columns by output.classes.probability and label"
+            )
+        classes.check(config.classes, result)
+        return config.prediction_names
     if isinstance(config.prediction, str):
         return (config.prediction,)
     fields = len(result.fields) if isinstance(result, T.StructType) else 1
@@ -364,12 +417,28 @@ def _refuse_clashes(kept: Sequence[str], prediction: Sequence[str], case_sensiti
 def _finished(plan: Plan, df: DataFrame, lineage: Lineage) -> DataFrame:
     """Kept columns, predictions, lineage; the partition's expression sees all kept columns, written or not."""
     chosen: list[Column] = [column(name) for name in plan.kept]
-    if isinstance(plan.config.output.prediction, str) or not isinstance(plan.result_type, T.StructType):
-        chosen.append(F.col(_PREDICTION).alias(plan.prediction[0]))
-    else:
-        fields = zip(plan.result_type.names, plan.prediction, strict=True)
-        chosen += [F.col(_PREDICTION).getField(name).alias(alias) for name, alias in fields]
-    return df.select(*chosen, *lineage_columns(lineage))
+    return df.select(*chosen, *_outputs(plan), *lineage_columns(lineage))
+
+
+def _outputs(plan: Plan) -> list[Column]:
+    """The prediction as the columns that are written."""
+    output = plan.config.output
+    if output.classes.labels:
+        return classes.columns(output.classes, F.col(_PREDICTION), plan.result_type)
+    if isinstance(output.prediction, str) or not isinstance(plan.result_type, T.StructType):
+        return [F.col(_PREDICTION).alias(plan.prediction[0])]
+    fields = zip(plan.result_type.names, plan.prediction, strict=True)
+    return [F.col(_PREDICTION).getField(name).alias(alias) for name, alias in fields]
+
+
+def _whereabouts(config: ScoreConfig, sink: Sink) -> dict[str, Any]:
+    """What finds the batch again."""
+    return {
+        "output": sink.location,
+        "output.format": config.output.format,
+        "batch_id": config.run.batch_id,
+        "score_date": config.run.date,
+    }
 
 
 def _parameters(plan: Plan, inspection: Inspection) -> dict[str, Any]:
@@ -385,10 +454,8 @@ def _parameters(plan: Plan, inspection: Inspection) -> dict[str, Any]:
         "source.version": plan.source.version,
         "source.files": inspection.files,
         "source.bytes": inspection.size,
-        "output": plan.sink.location,
-        "output.format": config.output.format,
-        "batch_id": config.run.batch_id,
-        "score_date": config.run.date,
+        "source.rows": inspection.rows,
+        **_whereabouts(config, plan.sink),
         **tracking.package_versions(),
     }
 
@@ -481,7 +548,10 @@ def _probe(plan: Plan, predict: Any) -> None:
     row = one_row.toArrow()
     if row.num_rows:
         one = plan.spark.createDataFrame(row).coalesce(1)
-        one.select(predict(F.col(_FEATURES)).alias(_PREDICTION)).collect()
+        if plan.quarantine is None:
+            spark_udf.with_predictions(one, predict, F.col(_FEATURES), _PREDICTION, plan.result_type).select(*_outputs(plan)).toArrow()
+        else:
+            one.select(predict(F.col(_FEATURES)).alias(_PREDICTION)).toArrow()
 
 
 def _stage(plan: Plan, record: Record, predict: Any, lineage: Lineage, total_rows: int | None) -> _Work:
@@ -579,11 +649,15 @@ def _discard(plan: Plan, work: _Work) -> None:
         plan.quarantine.discard(work.failed)
 
 
+def _written(staged: Staged) -> int:
+    return staged.rows if staged.written is None else staged.written
+
+
 def _finish(plan: Plan, record: Record, work: _Work, published: Published) -> ScoreResult:
     metrics = {
         "rows_read": work.read,
         "rows_scored": work.scored,
-        "rows_written": work.staged.rows,
+        "rows_written": _written(work.staged),
         "rows_quarantined": work.quarantined,
         "files_written": work.staged.files,
         "bytes_written": work.staged.size,
@@ -611,7 +685,7 @@ def _finish(plan: Plan, record: Record, work: _Work, published: Published) -> Sc
         version=published.version,
         rows_read=work.read,
         rows_scored=work.scored,
-        rows_written=work.staged.rows,
+        rows_written=_written(work.staged),
         rows_quarantined=work.quarantined,
         quarantine=plan.quarantine.location if plan.quarantine is not None and work.failed is not None else None,
         counts=work.counts,

@@ -13,7 +13,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from lakescore import file_rows, inline_rows, readers
+from lakescore import file_rows, frames, inline_rows, readers
 from lakescore.catalog import did_you_mean_table, quote_table, table_version
 from lakescore.config import ROW_PER_FILE, SourceConfig
 from lakescore.errors import ConfigError, InputError, did_you_mean, listing
@@ -44,7 +44,7 @@ class Source:
     content: str | None = None
 
 
-def read(spark: SparkSession, config: SourceConfig, inspection: Inspection, feature_names: Sequence[str]) -> Source:
+def read(spark: SparkSession, config: SourceConfig, inspection: Inspection, feature_names: Sequence[str], data: Any = None) -> Source:
     """Make the DataFrame; nothing is computed yet.
 
     Args:
@@ -52,6 +52,7 @@ def read(spark: SparkSession, config: SourceConfig, inspection: Inspection, feat
         config: the section ``source``.
         inspection: what ``inspect`` found.
         feature_names: names for rows that are plain lists.
+        data: what the caller of ``score`` gave, where ``source.data`` is set.
 
     Raises:
         InputError: it does not exist or cannot be read.
@@ -65,6 +66,8 @@ def read(spark: SparkSession, config: SourceConfig, inspection: Inspection, feat
         description = config.table
     elif config.query is not None:
         df, version, description = _read_query(spark, config.query), None, "query"
+    elif config.data is not None:
+        df, version, description = frames.to_spark(spark, data), None, f"dataframe ({config.data})"
     else:
         df, version, description = _read_rows(spark, config, feature_names), None, "rows"
     if not df.columns:

@@ -7,10 +7,11 @@ pyarrow has no file system for a path (``dbfs:/``), ``Location.of`` returns None
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import PurePosixPath
@@ -24,6 +25,7 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
 _ARROW_SCHEME = {"s3a": "s3", "s3n": "s3"}
 # It takes local paths for URLs, more or less: %20 for a space, a backslash for a slash; at the others it panics.
 _NO_DELTA = re.compile(r"%[0-9A-Fa-f]{2}|[\\\[\]^|]")
+_CHUNK_BYTES = 1 << 20
 _GLOB = re.compile(r"[*?\[{]")
 
 
@@ -172,6 +174,61 @@ class Location:
                 beside.remove()
             raise
 
+    def size(self) -> int:
+        """Bytes of a file."""
+        return int(self._info().size or 0)
+
+    def chunks(self) -> Iterator[bytes]:
+        """A file's content, piece by piece."""
+        with self.fs.open_input_stream(self.path) as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                yield bytes(chunk)
+
+    def write_chunks(self, chunks: Iterable[bytes]) -> None:
+        """Write a new file piece by piece; on a disk it has reached the disk when this returns."""
+        self.fs.create_dir(str(PurePosixPath(self.path).parent), recursive=True)
+        if self.is_local:
+            with open(self.path, "wb") as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            return
+        with self.fs.open_output_stream(self.path) as stream:
+            for chunk in chunks:
+                stream.write(chunk)
+
+    def publish_as(self, target: Location, replace: bool) -> None:
+        """Give a complete file its final name in one step; in place of what is there only with ``replace``.
+
+        Raises:
+            FileExistsError: there is a file at the target already, and it is not to be replaced.
+        """
+        if not self.is_local:
+            if not replace and target.exists():
+                raise FileExistsError(target.path)
+            self.fs.move(self.path, target.path)
+            return
+        if replace:
+            os.replace(self.path, target.path)
+        else:
+            self._link_as(target)
+        _sync_folder(os.path.dirname(target.path))
+
+    def _link_as(self, target: Location) -> None:
+        """A rename that refuses to replace: of two runs that race, one gets the name."""
+        try:
+            os.link(self.path, target.path)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+                raise
+            # A file system without hard links.
+            if target.exists():
+                raise FileExistsError(target.path) from error
+            os.rename(self.path, target.path)
+        else:
+            os.unlink(self.path)
+
     def move_to(self, target: Location) -> None:
         """Rename; the target's parent is made, and a target that exists is refused.
 
@@ -210,6 +267,16 @@ class Location:
         if self.is_local:
             with contextlib.suppress(OSError):
                 os.rmdir(self.path)
+
+
+def _sync_folder(path: str) -> None:
+    """Have a new name survive a power failure, where the file system knows how."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _file(info: pafs.FileInfo) -> File:

@@ -30,6 +30,7 @@ from mlflow.environment_variables import (
 )
 from mlflow.exceptions import MlflowException
 
+from lakescore import frames
 from lakescore.config import ScoreConfig, TrackingConfig
 from lakescore.errors import PlatformError
 from lakescore.redact import redact, redact_tree
@@ -161,9 +162,8 @@ def _experiment(client: MlflowClient, name: str) -> str:
 
 def as_yaml(config: ScoreConfig) -> str:
     """The resolved configuration as YAML, without secrets and without inline rows; columns may be called what they like."""
-    tree = config.to_dict()
-    if tree["source"]["rows"] is not None:
-        tree["source"]["rows"] = f"<{len(tree['source']['rows'])} inline>"
+    rows = config.source.rows
+    tree = config.to_dict(rows=None if rows is None else f"<{frames.count(rows)} inline>")
     shown = {name: section if name == "columns" else redact_tree(section) for name, section in tree.items()}
     return str(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True))
 

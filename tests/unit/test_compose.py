@@ -65,7 +65,11 @@ def named(text: str, write: Write) -> str:
         ("scoring.batch_size=true", "scoring.batch_size: got True (true/false); expected a whole number (command line)"),
         ("scoring.batch_size=0", "scoring.batch_size: got 0 (a number); must be greater than or equal to 1 (command line)"),
         ("output.merge_schema=yes", "output.merge_schema: got 'yes' (text); expected true or false (command line)"),
-        ("output.format=delt", "output.format: got 'delt' (text); expected one of delta, parquet. Did you mean 'delta'? (command line)"),
+        (
+            "output.format=delt",
+            "output.format: got 'delt' (text); expected one of delta, parquet, jsonl, append_row, summary_only. Did you mean 'delta'? "
+            "(command line)",
+        ),
         ("columns.rename=[a]", "columns.rename: got ['a'] (a list); expected a mapping (key: value) (command line)"),
         ("columns.labels.x=1", "columns.labels: got {'x': 1} (a mapping); expected a name or a list (command line)"),
         ("run.name.x=1", "run.name: got {'x': 1} (a mapping); expected text (command line)"),
@@ -396,13 +400,13 @@ def test_two_sources_in_one_layer_are_refused(write: Write) -> None:
     file = write("source: {path: a, table: b}")
 
     with pytest.raises(
-        ConfigError, match=re.escape(f"source: exactly one of path, table, query, rows must be set; found path and table ({file})")
+        ConfigError, match=re.escape(f"source: exactly one of path, table, query, rows, data must be set; found path and table ({file})")
     ):
         compose([file], ["model.uri=m", "output.path=b"])
 
 
 def test_no_source_is_refused(write: Write) -> None:
-    with pytest.raises(ConfigError, match="source: exactly one of path, table, query, rows must be set; found none"):
+    with pytest.raises(ConfigError, match="source: exactly one of path, table, query, rows, data must be set; found none"):
         compose([write("source: {limit: 3}")], ["model.uri=m", "output.path=b"])
 
 
@@ -506,6 +510,44 @@ def test_a_new_batch_id_tells_when_the_run_started_in_utc() -> None:
     assert re.fullmatch(r"20260131T233000Z-[0-9a-f]{8}", str(batch_id))
 
 
+@pytest.mark.parametrize(("zone", "expected"), [("UTC", "outputs/2026-01-31/23-30-05"), ("Europe/Vienna", "outputs/2026-02-01/00-30-05")])
+def test_a_row_file_goes_into_the_runs_own_folder(zone: str, expected: str) -> None:
+    now = datetime(2026, 1, 31, 23, 30, 5, tzinfo=timezone.utc)
+
+    config = compose((), ["model.uri=m", "source.path=a", "output.format=jsonl", f"run.timezone={zone}"], now=now)
+
+    assert config.output.path == expected
+
+
+def test_a_row_file_goes_where_it_is_told_to() -> None:
+    assert compose((), ["model.uri=m", "source.path=a", "output.format=append_row", "output.path=o"]).output.path == "o"
+
+
+def test_an_override_reaches_into_a_nested_section() -> None:
+    config = compose((), [*NEEDED, "output.classes.labels=[a, b]", "output.classes.threshold=0.25"])
+
+    assert config.output.classes.model_dump() == {"labels": ("a", "b"), "threshold": 0.25, "probability": "probability", "label": "label"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("output.classes.lables=[a, b]", "output.classes.lables: unknown key. Did you mean 'labels'? (command line)"),
+        ("output.classes.threshold=1.5", "output.classes.threshold: got 1.5 (a number); must be less than 1 (command line)"),
+        (
+            "output.classes.labels=[a]",
+            "output.classes: labels must be at least two, in the order of the model's classes (command line)",
+        ),
+        ("output.classes=x", "output.classes: got 'x' (text); expected a section (key: value) (command line)"),
+    ],
+)
+def test_a_wrong_key_of_a_nested_section_is_named_in_full(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        compose((), [*NEEDED, override])
+
+    assert str(error.value) == message
+
+
 def test_a_number_as_batch_id_is_its_text() -> None:
     assert compose([], [*NEEDED, "run.batch_id=20260131"]).run.batch_id == "20260131"
 
@@ -524,6 +566,8 @@ def _declared() -> dict[str, Any]:
         assert section is not None
         for field_name, field in section.model_fields.items():
             default = field.get_default(call_default_factory=True)
+            if isinstance(default, Section):
+                default = {key: list(value) if isinstance(value, tuple) else value for key, value in default.model_dump().items()}
             found[f"{name}.{field.alias or field_name}"] = list(default) if isinstance(default, tuple) else default
     return found
 

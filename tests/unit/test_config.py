@@ -5,11 +5,14 @@ from __future__ import annotations
 from datetime import date
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from lakescore.config import (
     EXCLUSIVE_KEYS,
+    ROW_FILES,
+    ClassesConfig,
     ColumnsConfig,
     ErrorsConfig,
     ModelConfig,
@@ -179,14 +182,14 @@ def test_a_method_must_be_a_name(value: str) -> None:
 
 @pytest.mark.parametrize("key", EXCLUSIVE_KEYS["source"])
 def test_each_kind_of_source_is_enough(key: str) -> None:
-    value: Any = [{"a": 1}] if key == "rows" else "x"
+    value: Any = {"rows": [{"a": 1}], "data": "pandas"}.get(key, "x")
 
     assert getattr(SourceConfig(**{key: value}), key) is not None
 
 
 def test_two_sources_are_refused_by_their_names() -> None:
     assert refused(SourceConfig, path="a", query="b") == (
-        "Value error, exactly one of path, table, query, rows must be set; found path and query"
+        "Value error, exactly one of path, table, query, rows, data must be set; found path and query"
     )
 
 
@@ -224,6 +227,48 @@ def test_a_negative_number_of_rows_or_version_is_refused(key: str, value: int) -
     assert refused(SourceConfig, path="a", **{key: value}) == "Input should be greater than or equal to 0"
 
 
+@pytest.mark.parametrize("output_format", ROW_FILES)
+def test_a_row_file_needs_no_path(output_format: Any) -> None:
+    assert OutputConfig(format=output_format).path is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"table": "t", "format": "jsonl"},
+            "format jsonl makes a file; give output.path, or neither path nor table for outputs/DATE/TIME",
+        ),
+        ({"path": "o", "format": "append_row", "fields": {"a": "b"}}, "fields belong to format jsonl; got append_row"),
+        ({"path": "o", "file": "x.txt"}, "file belongs to the formats that write one file (jsonl, append_row); got delta"),
+        (
+            {"path": "o", "format": "parquet", "fields": {"a": "b"}},
+            "fields belongs to the formats that write one file (jsonl, append_row); got parquet",
+        ),
+    ],
+)
+def test_keys_of_the_output_that_do_not_go_together_are_refused(values: dict[str, Any], message: str) -> None:
+    assert refused(OutputConfig, **values) == f"Value error, {message}"
+
+
+@pytest.mark.parametrize("name", ["a/b.txt", "../b", ".hidden", "_hidden", "a\\b"])
+def test_a_file_must_be_a_plain_visible_name(name: str) -> None:
+    assert refused(OutputConfig, path="o", format="jsonl", file=name).startswith("Value error, must be a file's name without a folder")
+
+
+def test_one_label_and_the_same_label_twice_are_refused() -> None:
+    assert refused(ClassesConfig, labels=["a"]) == "Value error, labels must be at least two, in the order of the model's classes"
+    assert refused(ClassesConfig, labels=["a", "a"]) == "Value error, must be distinct"
+
+
+def test_arrays_are_taken_for_lists_of_rows() -> None:
+    by_row = SourceConfig(rows=np.array([[1, 2], [3, 4]])).rows
+    by_column = SourceConfig(rows={"a": np.array([1, 2])}).rows
+
+    assert by_row == [[1, 2], [3, 4]]
+    assert by_column == {"a": [1, 2]}
+
+
 def test_a_parquet_table_of_the_catalog_is_refused() -> None:
     assert refused(OutputConfig, table="t", format="parquet").startswith("Value error, format parquet needs output.path: ")
 
@@ -253,4 +298,8 @@ def test_a_dictionary_has_the_keys_of_yaml_and_plain_values() -> None:
 
 
 def test_the_formats_of_the_output_are_named_by_its_type() -> None:
-    assert get_args(OutputConfig.model_fields["format"].annotation) == ("delta", "parquet")
+    assert get_args(OutputConfig.model_fields["format"].annotation) == (
+        "delta",
+        "parquet",
+        *ROW_FILES,
+    )

@@ -626,9 +626,7 @@ def test_a_model_that_wants_to_end_the_process_fails_like_any_other(bundle: Bund
     guard = bundle.load("double")
     guard._model = Exits()
 
-    with pytest.raises(
-        GuardError, match=re.escape("the model failed to predict: RuntimeError: it raised SystemExit(3) (row n=0, x=0.0)")
-    ):
+    with pytest.raises(GuardError, match=re.escape("the model failed to predict: RuntimeError: it raised SystemExit(3) (row n=0, x=0.0)")):
         guard.predict(FEATURES)
 
 

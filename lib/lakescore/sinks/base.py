@@ -46,12 +46,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class Staged:
-    """A batch that no reader sees: its rows (from the files themselves), files and bytes, and the sink's own handle."""
+    """A batch that no reader sees: its rows (from the files themselves), files and bytes, and the sink's own handle.
+
+    ``written`` tells how many of the rows a reader will find, where it is not all of them.
+    """
 
     rows: int
     files: int
     size: int
     handle: Any
+    written: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Sink(Protocol):
 
 
 class PathSink:
-    """What the two tables by path share: their place, and how Spark is told of it."""
+    """What all outputs by path share: their place, and how Spark is told of it."""
 
     def __init__(self, config: OutputConfig, batch: Batch) -> None:
         self._config = config

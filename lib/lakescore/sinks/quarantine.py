@@ -30,11 +30,14 @@ COLUMNS = ("error_class", "error_message", "payload", "payload_schema")
 
 
 def output_of(output: OutputConfig, errors: ErrorsConfig) -> OutputConfig:
-    """Where quarantined rows go: a path where the output is a path, else a table; the output's name with ``_quarantine`` by default."""
+    """Where quarantined rows go: a path where the output is a path, else a table; the output's name with ``_quarantine`` by default.
+
+    A Delta table, also beside files of rows; a Parquet one beside Parquet.
+    """
     if output.table is not None:
         return OutputConfig(table=errors.quarantine or _beside(output.table), merge_schema=True)
-    path = errors.quarantine or _beside((output.path or "").rstrip("/"))
-    return OutputConfig(path=path, format=output.format, merge_schema=True)
+    path = errors.quarantine or (_beside(output.path.rstrip("/")) if output.path else "outputs/quarantine")
+    return OutputConfig(path=path, format="parquet" if output.format == "parquet" else "delta", merge_schema=True)
 
 
 def refuse_overlap(quarantine: OutputConfig, output: OutputConfig, source: SourceConfig) -> None:

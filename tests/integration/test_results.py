@@ -1,0 +1,165 @@
+"""Reading results back: a run's rows wherever it wrote them, all rows of a path, and what is said where there are none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from pyspark.sql import SparkSession
+
+from lakescore import read, score
+from lakescore.cli import main
+from lakescore.errors import InputError, LakescoreError
+from lakescore.pipeline import ScoreResult
+
+Make = Callable[..., dict[str, Any]]
+Score = Callable[..., ScoreResult]
+
+
+@pytest.fixture
+def run(spark: SparkSession, config: Make, linear_uri: str, diabetes_path: Path) -> Score:
+    settings = config(model={"uri": linear_uri}, source={"path": str(diabetes_path)}, run={"date": "2026-01-31"})
+    return lambda *overrides: score(settings, overrides=overrides, spark=spark)
+
+
+@pytest.fixture(params=["delta", "parquet", "table"])
+def table(request: pytest.FixtureRequest, spark: SparkSession, tmp_path: Path) -> Any:
+    """The overrides that write to one table of this test."""
+    if request.param != "table":
+        yield (f"output.format={request.param}", f"output.path={tmp_path / 'out'}")
+        return
+    yield ("output.table=default.results",)
+    spark.sql("DROP TABLE IF EXISTS default.results")
+
+
+@pytest.mark.parametrize("with_spark", [False, True])
+def test_a_run_gives_the_rows_of_its_batch(spark: SparkSession, run: Score, table: Any, store: str, with_spark: bool) -> None:
+    first = run(*table, "run.batch_id=2026-01-31T00:00+01", "source.filter=id < 5")
+    run(*table, "run.batch_id=b", "source.filter=id >= 5")
+
+    found: Any = read(first.run_id, tracking_uri=store, spark=spark) if with_spark else read(first.run_id, tracking_uri=store)
+
+    frame = found.toPandas() if with_spark else found
+    assert sorted(frame["id"]) == list(range(5))
+    assert frame["batch_id"].unique().tolist() == ["2026-01-31T00:00+01"]
+    assert frame["score_date"].astype(str).unique().tolist() == ["2026-01-31"]
+    assert len(read(first, limit=2)) == 2
+
+
+def test_a_skipped_run_gives_the_batch_that_was_there(run: Score, table: Any) -> None:
+    run(*table, "run.batch_id=a", "source.filter=id < 5")
+
+    skipped = run(*table, "run.batch_id=a")
+
+    assert skipped.outcome == "skipped"
+    assert len(read(skipped)) == 5
+
+
+def test_a_run_whose_batch_was_replaced_says_so(run: Score, table: Any) -> None:
+    first = run(*table, "run.batch_id=a", "source.filter=id < 5")
+    run(*table, "run.batch_id=a", "run.on_rerun=replace")
+
+    with pytest.raises(InputError, match=rf"^read: the rows of the run {first.run_id} are not in .* any more: another run has replaced"):
+        read(first)
+
+
+@pytest.mark.parametrize("output_format", ["delta", "parquet"])
+def test_a_path_gives_all_batches_also_those_with_other_columns(run: Score, tmp_path: Path, output_format: str) -> None:
+    where = (f"output.format={output_format}", f"output.path={tmp_path / 'out'}")
+    run(*where, "run.batch_id=a", "source.limit=5", "columns.drop=[target]")
+    run(*where, "run.batch_id=b", "source.limit=7", "output.merge_schema=true")
+
+    found = read(tmp_path / "out")
+
+    assert found.groupby("batch_id")["target"].count().to_dict() == {"a": 0, "b": 7}
+    assert found.groupby("batch_id").size().to_dict() == {"a": 5, "b": 7}
+
+
+@pytest.mark.parametrize("output_format", ["jsonl", "append_row"])
+def test_a_row_file_gives_its_rows_in_its_order(spark: SparkSession, run: Score, tmp_path: Path, output_format: str) -> None:
+    where = (f"output.format={output_format}", f"output.path={tmp_path / 'out'}", "output.columns=[id]")
+    result = run(*where, "source.limit=9")
+
+    by_run, by_folder, by_file = read(result.run_id), read(tmp_path / "out"), read(result.location)
+
+    assert by_run["id"].dtype == "int64"
+    assert by_run["prediction"].dtype == "float64"
+    assert by_run.equals(by_folder)
+    assert by_run.equals(by_file)
+    as_spark = read(result, spark=spark)
+    assert dict(as_spark.dtypes)["prediction"] == "double"
+    assert [row["id"] for row in as_spark.collect()] == by_run["id"].tolist()
+    assert len(read(result, limit=4)) == as_spark.limit(4).count()
+
+
+# --- what is refused
+
+
+def test_what_is_not_there_is_named(run: Score, tmp_path: Path, store: str) -> None:
+    (tmp_path / "out").mkdir()
+    for what, message in {
+        str(tmp_path / "oot"): f"read: {tmp_path / 'oot'} is neither a path that exists nor an MLflow run's ID. Did you mean 'out'?",
+        "0" * 32: f"read: there is no run {'0' * 32} in {store}; give its --tracking-uri",
+        str(tmp_path / "out"): f"read: {tmp_path / 'out'} holds nothing that Lakescore wrote",
+    }.items():
+        with pytest.raises(InputError) as error:
+            read(what)
+        assert str(error.value) == message
+
+
+def test_a_failed_run_tells_its_reason(run: Score, store: str) -> None:
+    with pytest.raises(LakescoreError) as failure:
+        run("source.filter=nope > 1")
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("lakescore")
+    assert experiment is not None
+    failed = client.search_runs([experiment.experiment_id], max_results=1)[0].info.run_id
+
+    with pytest.raises(InputError) as error:
+        read(failed)
+
+    assert str(error.value) == f"read: the run {failed} is FAILED and wrote nothing: {failure.value}"
+
+
+def test_a_run_of_something_else_is_refused(store: str) -> None:
+    with mlflow.start_run() as other:
+        pass
+
+    with pytest.raises(InputError, match=r"is no run of lakescore score$"):
+        read(other.info.run_id)
+
+
+def test_a_changed_row_file_is_refused(run: Score, tmp_path: Path) -> None:
+    result = run("output.format=jsonl", f"output.path={tmp_path / 'out'}", "source.limit=2")
+    Path(result.location).write_text("{}\n")
+
+    with pytest.raises(InputError, match=r"was changed since Lakescore wrote it$"):
+        read(result)
+
+
+# --- the command
+
+
+def test_the_command_prints_a_table(run: Score, store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run("source.filter=id < 30", "output.columns=[id]")
+    capsys.readouterr()
+
+    code = main(["read", result.run_id, "--tracking-uri", store, "--limit", "3"])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 0
+    assert re.match(r" *id +prediction +model_uri", lines[0])
+    assert len(lines) == 4
+
+
+def test_the_commands_errors_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["read", "nothing/here"]) == 4
+    assert main(["read", "x", "--limit", "-1"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "lakescore: read: nothing/here is neither a path that exists nor an MLflow run's ID.",
+        "lakescore: --limit: got -1; expected a number of rows, or 0 for all",
+    ]
