@@ -223,6 +223,11 @@ def _inputs(
         needed = {feature.name for feature in signature.features}
         spare = [name for name in all_names if name not in needed]
         inputs = [_named_input(feature, types, every, labels, all_names, spare) for feature in signature.features]
+    elif signature.names:
+        # The model knows its inputs by name and takes them as they are.
+        spare = [name for name in all_names if name not in signature.names]
+        wanted = [Feature(name, every or types.get(name, T.NullType())) for name in signature.names]
+        inputs = [_named_input(feature, types, every, labels, all_names, spare) for feature in wanted]
     elif signature.unnamed is not None:
         inputs = _unnamed_inputs(signature.unnamed, types, candidates, selected, every)
     else:
@@ -257,9 +262,13 @@ def _named_input(
     if not feature.required:
         return Input(feature, None, None)
     raise InputError(
-        f"the source has no column {feature.name!r} ({feature.type.simpleString()}), which the model needs."
+        f"the source has no column {feature.name!r}{_of_type(feature.type)}, which the model needs."
         + (_rename_hint(feature.name, spare) or f" The source has {listing(all_names, 12)}.")
     )
+
+
+def _of_type(kind: T.DataType) -> str:
+    return "" if isinstance(kind, T.NullType) else f" ({kind.simpleString()})"
 
 
 def _rename_hint(name: str, spare: Sequence[str]) -> str:

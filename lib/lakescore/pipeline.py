@@ -220,7 +220,7 @@ def _already_there(config: ScoreConfig, record: Record, sink: Sink) -> ScoreResu
 def _plan(config: ScoreConfig, spark: SparkSession, model: ResolvedModel, inspection: Inspection, sink: Sink, published: bool) -> Plan:
     _refuse_self_overwrite(config)
     result_type = resolve.result_type(config.model, model.signature)
-    names = [feature.name for feature in model.signature.features or ()]
+    names = [feature.name for feature in model.signature.features or ()] or model.signature.names
     data = source.read(spark, config.source, inspection, names)
     alignment = columns.plan(data.df.schema, config.columns, model.signature, session.is_case_sensitive(spark))
     kept = _kept(config.output, alignment)

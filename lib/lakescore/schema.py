@@ -34,12 +34,14 @@ class Signature:
         unnamed: the types of inputs without names, in order; None where there are none.
         result: the Spark type of one row's prediction; None where the model does not say.
         params: the names of the parameters that ``predict`` takes.
+        names: the inputs of a model that knows their names and not their types; it takes them as the source has them.
     """
 
     features: tuple[Feature, ...] | None = None
     unnamed: tuple[T.DataType, ...] | None = None
     result: T.DataType | None = None
     params: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 def quoted(name: str) -> str:

@@ -4,7 +4,8 @@
 | ----------------------------------- | --------------------------------------------------------------- |
 | named columns                       | one feature each                                                |
 | columns without names               | as many features, named by ``columns.select`` or the remaining columns |
-| named tensors ``(-1,)``, ``(-1, n)``| one feature each: a scalar, an array (flattened, C order)       |
+| named tensors ``(-1,)``, ``(-1, 1)``| one feature each: a scalar                                      |
+| named tensors ``(-1, n)``, ...      | one feature each: an array (flattened, C order)                 |
 | one tensor ``(-1, n)``              | n features of the tensor's type, in the order of ``columns.select`` |
 | one tensor ``(-1, a, b, ...)``      | one array feature (flattened, C order)                          |
 
@@ -58,8 +59,8 @@ def _inputs(schema: Schema | None) -> tuple[tuple[Feature, ...] | None, tuple[T.
 def _input_type(spec: ColSpec | TensorSpec) -> T.DataType:
     if isinstance(spec, ColSpec):
         return _column_type(spec.type)
-    # MLflow reshapes a flat array of any length to the tensor's shape.
-    return _element(spec) if len(spec.shape) == 1 else T.ArrayType(_element(spec))
+    # MLflow reshapes a flat array of any length to the tensor's shape, and a scalar to a shape of one.
+    return _element(spec) if len(spec.shape) == 1 or tuple(spec.shape[1:]) == (1,) else T.ArrayType(_element(spec))
 
 
 def _result(schema: Schema | None) -> T.DataType | None:
