@@ -10,19 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 from lakescore.version import __version__
 
-__all__ = ["LakescoreError", "ScoreConfig", "ScoreResult", "__version__", "compose", "score"]
+__all__ = ["LakescoreError", "Registration", "ScoreConfig", "ScoreResult", "__version__", "compose", "register", "score"]
 
 if TYPE_CHECKING:
     from lakescore.compose import compose
     from lakescore.config import ScoreConfig
     from lakescore.errors import LakescoreError
+    from lakescore.models.register import Registration
     from lakescore.pipeline import ScoreResult, score
+    from lakescore.registration import register
 
 _HOMES = {
     "LakescoreError": "lakescore.errors",
+    "Registration": "lakescore.models.register",
     "ScoreConfig": "lakescore.config",
     "ScoreResult": "lakescore.pipeline",
     "compose": "lakescore.compose",
+    "register": "lakescore.registration",
     "score": "lakescore.pipeline",
 }
 

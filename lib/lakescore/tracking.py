@@ -129,8 +129,8 @@ def open_record(client: MlflowClient, config: ScoreConfig) -> Iterator[Record]:
 def _start(client: MlflowClient, config: ScoreConfig) -> Record:
     record = None
     try:
-        with _impatient():
-            experiment_id = _experiment(client, config.tracking.experiment)
+        with impatient():
+            experiment_id = ensure_experiment(client, config.tracking.experiment)
             run = client.create_run(experiment_id, run_name=config.run.name, tags=_tags(config))
             record = Record(client, run.info.run_id, experiment_id)
             client.log_text(run.info.run_id, as_yaml(config), "config.yaml")
@@ -142,7 +142,8 @@ def _start(client: MlflowClient, config: ScoreConfig) -> Record:
     return record
 
 
-def _experiment(client: MlflowClient, name: str) -> str:
+def ensure_experiment(client: MlflowClient, name: str) -> str:
+    """The ID of an experiment, which is made when it is not there."""
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
@@ -211,7 +212,7 @@ def _require_answer(key: str, uri: str) -> None:
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
+def impatient() -> Iterator[None]:
     """Short timeouts for the first requests: a server that hangs must not hold the job for an hour."""
     settings: dict[Any, int] = {MLFLOW_HTTP_REQUEST_TIMEOUT: REQUEST_SECONDS, MLFLOW_HTTP_REQUEST_MAX_RETRIES: REQUEST_RETRIES}
     before = {variable: variable.get_raw() for variable in settings}

@@ -138,5 +138,3 @@ def _artifacts_of(uri: str, client: MlflowClient) -> str:
     except Exception:
         return ""
     return f" The run holds: {listing(names)}"
-
-

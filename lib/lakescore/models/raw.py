@@ -111,7 +111,7 @@ def _load(kind: Kind, file: Path, label: str, python_class: str | None, input_sh
     if kind == "torchscript":
         import torch
 
-        return _torch(torch.jit.load(str(file), map_location="cpu"), input_shape, label)
+        return _torch(torch.jit.load(str(file), map_location="cpu"), input_shape, label)  # type: ignore[no-untyped-call]
     return {"skops": _load_skops, "xgboost": _load_xgboost, "lightgbm": _load_lightgbm, "onnx": _load_onnx}[kind](file, label)
 
 
@@ -231,7 +231,7 @@ def _load_xgboost(file: Path, label: str) -> _Native:
 
     model = xgboost.Booster(model_file=str(file))
     # What XGBClassifier.save_model wrote predicts labels, as its user knows it, and not a booster's probabilities.
-    written_by = json.loads(model.attributes().get("scikit_learn", "{}")).get("_estimator_type")
+    written_by = json.loads(model.attributes().get("scikit_learn") or "{}").get("_estimator_type")
     if written_by in _XGBOOST_CLASSES:
         model = getattr(xgboost, _XGBOOST_CLASSES[written_by])()
         model.load_model(str(file))

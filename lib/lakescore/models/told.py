@@ -1,11 +1,11 @@
 """A fitted model in, what it tells of itself out: the names of its inputs, and the types of what it takes and gives.
 
-| model             | inputs                                                        | outputs                                  |
-| ----------------- | ------------------------------------------------------------- | ---------------------------------------- |
-| scikit-learn      | ``feature_names_in_`` (names, not types), or ``n_features_in_`` doubles | one row of zeros predicted, or ``classes_`` |
-| XGBoost, LightGBM | its feature names, or as many doubles                         | one row of zeros predicted               |
-| ONNX              | its graph's inputs; doubles where it takes floats, which MLflow casts | two rows of zeros predicted              |
-| PyTorch           | nothing, but floats of ``model.input_shape`` where that is given | one row of zeros predicted, with a shape |
+| model             | inputs                                                      | outputs                                     |
+| ----------------- | ----------------------------------------------------------- | ------------------------------------------- |
+| scikit-learn      | ``feature_names_in_`` (no types), or ``n_features_in_`` doubles | a row of zeros predicted, or ``classes_`` |
+| XGBoost, LightGBM | its feature names, or as many doubles                       | a row of zeros predicted                    |
+| ONNX              | its graph's; doubles for floats, which MLflow casts         | two rows of zeros predicted                 |
+| PyTorch           | nothing, or floats of the ``input_shape`` that is given     | two rows of zeros predicted, with a shape   |
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Told:
     def signature(self) -> ModelSignature | None:
         if not self.inputs and not self.outputs:
             return None
-        return ModelSignature(inputs=self.inputs, outputs=self.outputs)  # type: ignore[arg-type]
+        return ModelSignature(inputs=self.inputs, outputs=self.outputs)
 
 
 def by_sklearn(model: Any) -> Told:
@@ -197,14 +197,14 @@ def by_onnx(session: Any, label: str) -> Told:
 
 def tensor_schema(outputs: dict[str, Any], rows: int) -> Schema | None:
     """The schema of named tensors; a last axis of one is a scalar's. None where one is no tensor of as many rows."""
-    specs = []
+    specs: list[ColSpec | TensorSpec] = []
     for name, value in outputs.items():
         if not isinstance(value, np.ndarray) or value.ndim == 0 or len(value) != rows:
             return None
         shape = value.shape[1:] if value.shape[1:] != (1,) else ()
         kind = np.dtype("O") if value.dtype.kind in "OUS" else value.dtype
-        specs.append(TensorSpec(kind, (-1, *shape), name or None))
-    return Schema([TensorSpec(specs[0].type, specs[0].shape)] if len(specs) == 1 else specs)
+        specs.append(TensorSpec(kind, (-1, *shape), name if len(outputs) > 1 else None))
+    return Schema(specs)
 
 
 def _tried(predict: Callable[[Any], Any], zeros: Any) -> Schema | None:
