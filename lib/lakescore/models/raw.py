@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,8 @@ def _sklearn(model: Any, label: str, serialization_format: str) -> _Native:
     import mlflow.sklearn
     from sklearn.base import BaseEstimator
     from sklearn.exceptions import NotFittedError
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import FunctionTransformer
     from sklearn.utils.validation import check_is_fitted
 
     if isinstance(model, BaseEstimator):
@@ -201,11 +204,17 @@ def _sklearn(model: Any, label: str, serialization_format: str) -> _Native:
         except NotFittedError:
             raise ModelError(f"{label} holds {_article(type(model).__name__)} that is not fitted: fit it, and save it again") from None
 
+    known = told.by_sklearn(model)
+    if told.takes_texts(model):
+        # MLflow passes a frame, over which a vectorizer would go by its column names; this gives it the column.
+        column = FunctionTransformer(methodcaller("squeeze", "columns"))
+        model, serialization_format = Pipeline([("column", column), ("model", model)]), "cloudpickle"
+
     def save(**options: Any) -> None:
         mlflow.sklearn.save_model(model, serialization_format=serialization_format, **options)
 
     needs = ["scikit-learn", "skops" if serialization_format == "skops" else "cloudpickle", *distributions_of(model)]
-    return _Native(save, told.by_sklearn(model), list(dict.fromkeys(needs)))
+    return _Native(save, known, list(dict.fromkeys(needs)))
 
 
 def _load_skops(file: Path, label: str) -> _Native:

@@ -45,13 +45,15 @@ class Told:
 
 def by_sklearn(model: Any) -> Told:
     """What an estimator tells, be it scikit-learn's or one that behaves like it."""
+    if takes_texts(model):
+        return Told(Schema([ColSpec(DataType.string)]), _outputs_of_sklearn(model, None))
     names = getattr(model, "feature_names_in_", None)
     if names is not None and not _are_made_up(list(names)):
         columns = tuple(str(name) for name in names)
         zeros: Any = pd.DataFrame(np.zeros((1, len(columns))), columns=list(columns))
         return Told(None, _outputs_of_sklearn(model, zeros), columns)
     count = getattr(model, "n_features_in_", None)
-    if count is None or _takes_text(model):
+    if count is None or _takes_more_than_numbers(model):
         return Told(None, _outputs_of_sklearn(model, None))
     outputs = _tried(model.predict, np.zeros((1, int(count))))
     if outputs is None:
@@ -59,20 +61,32 @@ def by_sklearn(model: Any) -> Told:
     return Told(_doubles(int(count)), outputs)
 
 
-def _takes_text(model: Any) -> bool:
-    """Whether the first step is for text or categories, whose type ``n_features_in_`` does not tell."""
+def takes_texts(model: Any) -> bool:
+    """Whether the first step takes a sequence of texts, as the vectorizers do, and no table."""
+    tags = _input_tags(model)
+    return tags is not None and tags.string and not tags.two_d_array
+
+
+def _takes_more_than_numbers(model: Any) -> bool:
+    """Whether the first step may be for text or categories, whose type ``n_features_in_`` does not tell."""
+    tags = _input_tags(model)
+    first = _first_step(model)
+    return hasattr(first, "transformers_") or hasattr(first, "transformer_list") or (tags is not None and (tags.string or tags.categorical))
+
+
+def _first_step(model: Any) -> Any:
+    while hasattr(model, "steps"):
+        model = model.steps[0][1]
+    return model
+
+
+def _input_tags(model: Any) -> Any:
     from sklearn.utils import get_tags
 
-    first = model
-    while hasattr(first, "steps"):
-        first = first.steps[0][1]
-    if hasattr(first, "transformers_") or hasattr(first, "transformer_list"):
-        return True
     try:
-        tags = get_tags(first).input_tags
+        return get_tags(_first_step(model)).input_tags
     except Exception:
-        return False
-    return bool(tags.string or tags.categorical)
+        return None
 
 
 def _outputs_of_sklearn(model: Any, zeros: Any) -> Schema | None:
