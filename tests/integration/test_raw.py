@@ -393,7 +393,10 @@ class TestResolved:
         for given, message in (
             ("nett:Net", "python_class nett:Net: there is no module 'nett'; put nett.py beside the file, or install it"),
             ("net:Nett", "python_class net:Nett: net has no 'Nett'. Did you mean 'Net'?"),
-            ("net:needs_more", "python_class net:needs_more cannot be called without arguments: needs_more() missing 1 required positional"),
+            (
+                "net:needs_more",
+                "python_class net:needs_more cannot be called without arguments: needs_more() missing 1 required positional",
+            ),
             ("collections:OrderedDict", "python_class collections:OrderedDict makes an OrderedDict; expected a torch.nn.Module"),
             ("torch.nn:Identity", "its weights are not those of torch.nn:Identity: Unexpected key(s) in state_dict: "),
         ):
@@ -473,7 +476,9 @@ class TestResolved:
     ) -> None:
         made = _xgboost_json(iris, tmp_path)
 
-        assert self.refused(resolved, made.file, python_class="a:B") == "is of the kind xgboost; a python_class is for a state_dict of PyTorch"
+        assert (
+            self.refused(resolved, made.file, python_class="a:B") == "is of the kind xgboost; a python_class is for a state_dict of PyTorch"
+        )
 
 
 def test_a_later_model_does_not_get_the_earlier_ones_module(
