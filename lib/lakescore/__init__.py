@@ -10,21 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 from lakescore.version import __version__
 
-__all__ = ["LakescoreError", "ScoreConfig", "ScoreResult", "__version__", "compose", "read", "score"]
+__all__ = ["LakescoreError", "Registration", "ScoreConfig", "ScoreResult", "__version__", "read", "register", "score"]
 
 if TYPE_CHECKING:
-    from lakescore.compose import compose
     from lakescore.config import ScoreConfig
     from lakescore.errors import LakescoreError
+    from lakescore.models.register import Registration
     from lakescore.pipeline import ScoreResult, score
+    from lakescore.registration import register
     from lakescore.results import read
 
 _HOMES = {
     "LakescoreError": "lakescore.errors",
+    "Registration": "lakescore.models.register",
     "ScoreConfig": "lakescore.config",
     "ScoreResult": "lakescore.pipeline",
-    "compose": "lakescore.compose",
     "read": "lakescore.results",
+    "register": "lakescore.registration",
     "score": "lakescore.pipeline",
 }
 

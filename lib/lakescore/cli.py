@@ -33,6 +33,16 @@ _READ_HELP = """Print the results of a run, or of all batches in an output, as a
   lakescore read outputs/2026-01-31    what is in a folder or file, all batches"""
 
 
+_REGISTER_HELP = """Register a model file, an MLflow folder or a run's artifact as a version of a registered model.
+
+Raw files are recognised by their content and wrapped: scikit-learn (.pkl, .joblib, .skops), XGBoost (.json, .ubj), LightGBM (.txt),
+PyTorch (TorchScript, a saved module, a state_dict with --python-class) and ONNX (.onnx). For example:
+  lakescore register models/churn.pkl --name churn --alias champion --sample data/customers.parquet --label churned
+  lakescore register runs:/RUN_ID/artifacts/model.pt --name digits --python-class net:Net --input-shape 1,28,28
+
+Exit codes: 0 done, 1 the tracking server does not answer, 2 usage, 3 model, 4 sample."""
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse with errors of one line."""
 
@@ -43,10 +53,11 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``lakescore COMMAND``; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"score": score_main, "read": read_main, "setup-spark": _setup_spark}
+    commands = {"score": score_main, "read": read_main, "register": register_main, "setup-spark": _setup_spark}
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: lakescore COMMAND ...\n\ncommands:\n  score        score a source with a model (see lakescore score --help)")
         print("  read         print a run's results as a table (see lakescore read --help)")
+        print("  register     register a model file, folder or run's artifact (see lakescore register --help)")
         print("  setup-spark  put Delta's and Avro's jars where this environment's Spark finds them\n\noptions:\n  --version")
         return 0 if arguments else ConfigError.exit_code
     if arguments[0] == "--version":
@@ -61,18 +72,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def score_main(argv: Sequence[str] | None = None) -> int:
     """Run ``lakescore score`` or ``jobs/score.py``; returns the exit code."""
-    return _guarded(_score_options, _score, argv)
+    return _run_command(_score_options, _score, argv)
 
 
 def read_main(argv: Sequence[str] | None = None) -> int:
     """Run ``lakescore read``; returns the exit code."""
-    return _guarded(_read_options, _read, argv)
+    return _run_command(_read_options, _read, argv)
 
 
-def _guarded(
+def register_main(argv: Sequence[str] | None = None) -> int:
+    """Run ``lakescore register`` or ``jobs/register.py``; returns the exit code."""
+    return _run_command(_register_options, _register, argv)
+
+
+def _run_command(
     parse: Callable[[Sequence[str]], argparse.Namespace], run: Callable[[argparse.Namespace], int], argv: Sequence[str] | None
 ) -> int:
-    """Parse, run, and turn every error into one line and its exit code."""
+    """Parse and run; whatever goes wrong becomes one line and an exit code."""
     verbose = False
     try:
         options = parse(list(sys.argv[1:] if argv is None else argv))
@@ -136,6 +152,65 @@ def _read(options: argparse.Namespace) -> int:
         print(f"no rows; the columns are {listing(frame.columns, 50)}")
     else:
         print(redact(frame.to_string(index=False, max_colwidth=60)))
+    return 0
+
+
+def _register_options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="lakescore register", description=_REGISTER_HELP, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="a file, a folder, runs:/ID/path, models:/m-ID or a URI of a store")
+    add("--name", required=True, help="the registered model; made when it is not there")
+    add("--alias", action="append", default=[], help="alias of the new version; may be repeated, and moves from the version that has it")
+    add("--tag", action="append", default=[], metavar="KEY=VALUE", help="tag of the new version; may be repeated")
+    add("--description", help="description of the new version")
+    add("--sample", metavar="FILE", help="Parquet, CSV or JSON file; its columns and predictions give the signature")
+    add("--label", action="append", default=[], metavar="COLUMN", help="column of the sample that is no input; may be repeated")
+    add("--columns", metavar="'a double, b string'", help="the inputs, where there is no sample")
+    add("--result", metavar="TYPE", help="the type of one row's prediction, where there is no sample")
+    add("--python-class", metavar="MODULE:CLASS", help="makes the PyTorch module of a state_dict; called without arguments")
+    add("--input-shape", metavar="N,N", help="shape of one row's input to a raw PyTorch file")
+    add("--allowed-root", action="append", default=[], metavar="FOLDER", help="folder that models may come from; may be repeated")
+    add("--tracking-uri", help="default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here")
+    add("--registry-uri", help="default: the tracking server")
+    add("--experiment", default="lakescore", help="where a model that comes from no run is logged (default: lakescore)")
+    add("--verbose", action="store_true", help="log more, and show the traceback of an error")
+    return parser.parse_args(argv)
+
+
+def _register(options: argparse.Namespace) -> int:
+    tags = {}
+    for tag in options.tag:
+        key, separator, value = tag.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--tag: got {tag!r}; expected KEY=VALUE")
+        tags[key] = value
+    shape = options.input_shape
+    if shape is not None and not all(part.strip().isdigit() and int(part) > 0 for part in shape.split(",")):
+        raise ConfigError(f"--input-shape: got {shape!r}; expected positive numbers separated by commas, as in 1,28,28")
+    if options.python_class is not None and options.python_class.count(":") != 1:
+        raise ConfigError(f"--python-class: got {options.python_class!r}; expected MODULE:CLASS")
+    from lakescore import registration
+    from lakescore.config import TrackingConfig
+    from lakescore.models.register import Registration
+
+    tracking = TrackingConfig(tracking_uri=options.tracking_uri, registry_uri=options.registry_uri, experiment=options.experiment)
+    wanted = Registration(
+        model=options.model,
+        name=options.name,
+        aliases=tuple(options.alias),
+        tags=tags,
+        description=options.description,
+        sample=options.sample,
+        labels=tuple(options.label),
+        columns=options.columns,
+        result=options.result,
+        python_class=options.python_class,
+        input_shape=tuple(int(part) for part in shape.split(",")) if shape is not None else None,
+        allowed_roots=tuple(options.allowed_root),
+    )
+    print(registration.describe(registration.register(wanted, tracking), wanted, tracking))
     return 0
 
 

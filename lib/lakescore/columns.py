@@ -270,6 +270,11 @@ def _inputs(
             else _named_input(feature, types, every, labels, all_names, spare)
             for feature in signature.features
         ]
+    elif signature.names:
+        # The model knows its inputs by name and takes them as they are.
+        spare = [name for name in all_names if name not in signature.names]
+        wanted = [Feature(name, every or types.get(name, T.NullType())) for name in signature.names]
+        inputs = [_named_input(feature, types, every, labels, all_names, spare) for feature in wanted]
     elif signature.unnamed is not None:
         unnamed = signature.unnamed
         is_array = len(candidates) == 1 and isinstance(types[candidates[0]], T.ArrayType)
@@ -308,7 +313,7 @@ def _named_input(
     if not feature.required:
         return Input(feature, None, None)
     raise InputError(
-        f"the source has no column {feature.name!r} ({feature.type.simpleString()}), which the model needs."
+        f"the source has no column {feature.name!r}{_of_type(feature.type)}, which the model needs."
         + (_rename_hint(feature.name, spare) or f" The source has {listing(all_names, 12)}.")
     )
 
@@ -316,6 +321,10 @@ def _named_input(
 def _may_feed(found: T.DataType, wanted: T.DataType) -> bool:
     """Whether a file's content may be taken for an input of another name: nothing is parsed for that."""
     return is_same(found, wanted) or (isinstance(found, T.ArrayType) and isinstance(wanted, T.ArrayType))
+
+
+def _of_type(kind: T.DataType) -> str:
+    return "" if isinstance(kind, T.NullType) else f" ({kind.simpleString()})"
 
 
 def _rename_hint(name: str, spare: Sequence[str]) -> str:

@@ -161,6 +161,9 @@ class ModelConfig(Section):
     predict_method: Annotated[Text, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
     result_type: Text | None = None
     requirements: Literal["compatible", "strict", "ignore"] = "compatible"
+    python_class: Annotated[Text, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
+    input_shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_tuple), Field(min_length=1)] | None = None
+    allowed_roots: Names = ()
 
 
 class ImageConfig(Section):

@@ -285,7 +285,7 @@ def _plan(
 ) -> Plan:
     _refuse_self_overwrite(config)
     result_type = resolve.result_type(config.model, model.signature)
-    names = [feature.name for feature in model.signature.features or ()]
+    names = [feature.name for feature in model.signature.features or ()] or model.signature.names
     found = source.read(spark, config.source, inspection, names, data)
     alignment = columns.plan(found.df.schema, config.columns, model.signature, session.is_case_sensitive(spark), found.content)
     features, image = [one.feature for one in alignment.inputs], config.source.image

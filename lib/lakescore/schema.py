@@ -44,6 +44,7 @@ class Signature:
         tensor: the one tensor without a name that they are made of; None where they are columns.
         result: the Spark type of one row's prediction; None where the model does not say.
         params: the names of the parameters that ``predict`` takes.
+        names: the inputs of a model that knows their names and not their types; it takes them as the source has them.
     """
 
     features: tuple[Feature, ...] | None = None
@@ -51,6 +52,7 @@ class Signature:
     result: T.DataType | None = None
     params: tuple[str, ...] = ()
     tensor: Tensor | None = None
+    names: tuple[str, ...] = ()
 
 
 def quoted(name: str) -> str:

@@ -134,8 +134,8 @@ def open_record(client: MlflowClient, config: ScoreConfig) -> Iterator[Record]:
 def _start(client: MlflowClient, config: ScoreConfig) -> Record:
     record = None
     try:
-        with _impatient():
-            experiment_id = _experiment(client, config.tracking.experiment)
+        with impatient():
+            experiment_id = ensure_experiment(client, config.tracking.experiment)
             run = client.create_run(experiment_id, run_name=config.run.name, tags=_tags(config))
             record = Record(client, run.info.run_id, experiment_id)
             client.log_text(run.info.run_id, as_yaml(config), "config.yaml")
@@ -147,7 +147,8 @@ def _start(client: MlflowClient, config: ScoreConfig) -> Record:
     return record
 
 
-def _experiment(client: MlflowClient, name: str) -> str:
+def ensure_experiment(client: MlflowClient, name: str) -> str:
+    """The ID of an experiment, which is made when it is not there."""
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
@@ -230,7 +231,7 @@ def quiet_mlflow() -> Iterator[None]:
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
+def impatient() -> Iterator[None]:
     """Short timeouts for the first requests: a server that hangs must not hold the job for an hour."""
     with _settings({MLFLOW_HTTP_REQUEST_TIMEOUT: REQUEST_SECONDS, MLFLOW_HTTP_REQUEST_MAX_RETRIES: REQUEST_RETRIES}):
         yield

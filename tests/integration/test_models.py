@@ -95,11 +95,13 @@ def test_a_wrong_uri_is_one_line_with_what_exists(resolved: Resolve, uri: str, m
     assert "\n" not in str(error.value)
 
 
-def test_a_raw_model_file_is_told_from_a_model(resolved: Resolve, tmp_path: Path) -> None:
+def test_a_folder_with_one_raw_model_file_points_to_it(resolved: Resolve, tmp_path: Path) -> None:
     (tmp_path / "model.pkl").write_bytes(b"\x80\x04.")
 
-    with pytest.raises(ModelError, match=r"is a raw model file: an MLflow model is a folder with a file MLmodel"):
-        resolved(str(tmp_path / "model.pkl"))
+    with pytest.raises(ModelError) as error:
+        resolved(str(tmp_path))
+
+    assert str(error.value).endswith(f"; it holds model.pkl; for a raw model name the file itself: {tmp_path}/model.pkl")
 
 
 def test_a_folder_without_a_model_says_what_it_holds(resolved: Resolve, tmp_path: Path) -> None:

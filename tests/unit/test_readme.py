@@ -64,7 +64,9 @@ def test_every_file_that_is_named_exists() -> None:
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
-def test_the_overrides_in_it_are_accepted() -> None:
+def test_the_overrides_in_it_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in set(re.findall(r"\$\{oc\.env:(\w+)\}", README)):
+        monkeypatch.setenv(variable, "x")
     keys = r"(?<![\w-])((?:run|source|model|output|columns)(?:\.\w+)+=(?:[\[{][^\]}]*[\]}]|[^\s`)\",]+))"
     overrides = set(re.findall(keys, README))
     base = {"run": {"batch_id": "b"}, "model": {"uri": "m"}, "source": {"path": "a"}, "output": {"path": "b"}}

@@ -15,6 +15,7 @@ import contextlib
 import inspect
 import json
 import os
+import sys
 import tempfile
 from typing import Any
 
@@ -49,10 +50,21 @@ class GuardError(RuntimeError):
 def _load_pyfunc(path: str) -> Guard:
     """MLflow's entry point of a loader module."""
     if path not in _loaded:
+        for other in _loaded:
+            _forget_modules(other)
         _loaded.clear()
         _loaded[path] = Guard(path)
     guard: Guard = _loaded[path]
     return guard
+
+
+def _forget_modules(path: str) -> None:
+    """Take back what the model before was loaded with: a worker outlives a run, and both may have brought a ``net.py``."""
+    below = os.path.join(path, "")
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(below):
+            del sys.modules[name]
+    sys.path[:] = [folder for folder in sys.path if not folder.startswith(below)]
 
 
 class Guard:

@@ -7,22 +7,19 @@
 | ``models:/m-ID``           | itself                       | m-ID                          |
 | ``runs:/RUN/path``         | itself                       | m-ID, or the content's digest |
 | a path, ``file:``, ``s3:`` | the absolute path or the URI | the content's digest          |
+
+Each of them but ``models:/`` may also name a raw model file, which is wrapped here (``raw.py``).
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import mlflow
 from mlflow import MlflowClient
-from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from pyspark.sql import types as T
@@ -30,17 +27,16 @@ from pyspark.sql import types as T
 from lakescore import storage
 from lakescore.config import ModelConfig
 from lakescore.errors import ModelError, did_you_mean, listing
+from lakescore.models import raw, roots
+from lakescore.models.fetch import fetch, fetch_module, what_it_is
 from lakescore.models.requirements import check_requirements
 from lakescore.models.signature import convert
 from lakescore.redact import redact
 from lakescore.schema import Signature
 
-log = logging.getLogger(__name__)
-
 _LOGGED_MODEL = re.compile(r"^models:/(?P<id>m-[0-9a-f]{8,})$")
 _REGISTERED = re.compile(r"^models:/(?P<name>[^@/]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[^/@]+))$")
 _RUN = re.compile(r"^runs:/(?P<run>[^/]+)/(?P<path>.+)$")
-_RAW_MODEL_FILES = (".pkl", ".pickle", ".joblib", ".skops", ".pt", ".pth", ".onnx", ".ubj", ".json", ".txt", ".h5", ".keras")
 # Methods whose result is one number per class.
 _PER_CLASS_METHODS = ("predict_proba", "predict_log_proba")
 
@@ -53,7 +49,7 @@ class ResolvedModel:
         uri: the pinned URI, which is what each row is stamped with.
         version: the registered version, the logged model's ID, or ``sha256:...`` of the content.
         path: the folder on this machine that holds exactly this model.
-        digest: SHA-256 over the names and contents of all files of the model.
+        digest: SHA-256 over the names and contents of all files of the model; of a raw file, its own.
         signature: what it takes and gives.
         flavor: the library behind it, ``sklearn`` for example.
     """
@@ -78,11 +74,16 @@ def resolve(config: ModelConfig, client: MlflowClient, registry_uri: str | None,
     Raises:
         ModelError: in one line, with what exists instead.
     """
+    label = f"model.uri: {config.uri}"
+    roots.check(config.uri, config.allowed_roots, label)
     pinned, version = _pin(config.uri, client)
-    path = _fetch(config.uri, pinned, client, registry_uri, download_to)
+    path = fetch(config.uri, pinned, client, registry_uri, download_to, label)
+    if storage.scheme_of(config.uri) == "file":
+        roots.check(str(path), config.allowed_roots, label)
+        pinned = f"file://{path}"
+    path, digest = _as_folder(path, pinned, config, download_to, label)
     metadata = _read_metadata(config.uri, path)
-    digest = _digest(path)
-    signature = convert(metadata.signature)
+    signature = _signature(metadata)
     if config.env_manager == "local":
         python = metadata.flavors["python_function"].get("python_version")
         check_requirements(_requirements(path), python, config.requirements)
@@ -97,6 +98,31 @@ def resolve(config: ModelConfig, client: MlflowClient, registry_uri: str | None,
         signature=signature,
         flavor=flavors[0] if flavors else "pyfunc",
     )
+
+
+def _as_folder(found: Path, pinned: str, config: ModelConfig, download_to: Path, label: str) -> tuple[Path, str]:
+    """The model as an MLflow folder, a raw file wrapped, and its digest."""
+    if found.is_dir():
+        for key in ("python_class", "input_shape"):
+            if getattr(config, key) is not None:
+                raise ModelError(f"model.{key}: is for a raw PyTorch file, and {config.uri} is an MLflow model; leave it out")
+        return found, _digest(found)
+    if config.allowed_roots:
+        found = Path(os.path.realpath(found))
+    if config.python_class is not None and storage.scheme_of(config.uri) != "file":
+        fetch_module(pinned, config.python_class, found.parent)
+    # Where models may come from only some folders, so may their modules.
+    folders = [] if config.allowed_roots else [Path.cwd()]
+    wrapped = raw.wrap(found, download_to / "wrapped", label, config.python_class, config.input_shape, folders)
+    return wrapped.path, wrapped.digest
+
+
+def _signature(metadata: Model) -> Signature:
+    signature = convert(metadata.signature)
+    names = (metadata.metadata or {}).get(raw.INPUT_NAMES)
+    if names and signature.features is None and signature.unnamed is None:
+        return replace(signature, names=tuple(names))
+    return signature
 
 
 def _pin(uri: str, client: MlflowClient) -> tuple[str, str | None]:
@@ -156,73 +182,9 @@ def _raise_if_not_missing(uri: str, error: MlflowException) -> None:
         raise ModelError(f"model.uri: {uri} cannot be looked up: {error}") from error
 
 
-def _fetch(uri: str, pinned: str, client: MlflowClient, registry_uri: str | None, download_to: Path) -> Path:
-    if storage.scheme_of(uri) == "file":
-        return _local_folder(uri)
-    if run := _RUN.match(uri):
-        _check_run(uri, run.group("run"), client)
-    try:
-        with _as_default(client.tracking_uri, registry_uri):
-            return Path(download_artifacts(artifact_uri=pinned, dst_path=str(download_to)))
-    except Exception as error:
-        raise ModelError(f"model.uri: {uri} cannot be fetched: {error}{_artifacts_of(uri, client)}") from error
-
-
-@contextmanager
-def _as_default(tracking_uri: str, registry_uri: str | None) -> Iterator[None]:
-    """Make the configured servers MLflow's own for a moment: it looks ``models:/`` up there, whatever it is told."""
-    tracking_before, registry_before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-    try:
-        if tracking_before != tracking_uri:
-            mlflow.set_tracking_uri(tracking_uri)
-        if registry_uri is not None and registry_before != registry_uri:
-            mlflow.set_registry_uri(registry_uri)
-        yield
-    finally:
-        if tracking_before != tracking_uri:
-            mlflow.set_tracking_uri(tracking_before)
-        if registry_uri is not None and registry_before != registry_uri:
-            mlflow.set_registry_uri(registry_before)
-
-
-def _local_folder(uri: str) -> Path:
-    path = Path(storage.absolute(uri))
-    if not path.exists():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise ModelError(f"model.uri: {uri} does not exist (looked for {path}).{did_you_mean(path.name, siblings)}")
-    if path.is_dir() and (path / "MLmodel").is_file():
-        return path
-    if path.name == "MLmodel":
-        return path.parent
-    kind = "a raw model file" if path.suffix.lower() in _RAW_MODEL_FILES and path.is_file() else "no MLflow model"
-    found = f"; it holds {listing(sorted(p.name for p in path.iterdir()))}" if path.is_dir() else ""
-    raise ModelError(f"model.uri: {uri} is {kind}: an MLflow model is a folder with a file MLmodel{found}")
-
-
-def _check_run(uri: str, run_id: str, client: MlflowClient) -> None:
-    try:
-        client.get_run(run_id)
-    except MlflowException as error:
-        raise ModelError(f"model.uri: {uri}: there is no run {run_id} in {client.tracking_uri}: {error}") from error
-
-
-def _artifacts_of(uri: str, client: MlflowClient) -> str:
-    run = _RUN.match(uri)
-    if not run:
-        return ""
-    try:
-        run_id = run.group("run")
-        names = [item.path for item in client.list_artifacts(run_id)]
-        outputs = client.get_run(run_id).outputs
-        names += [str(output.model_id) for output in outputs.model_outputs] if outputs else []
-    except Exception:
-        return ""
-    return f" The run holds: {listing(names)}"
-
-
 def _read_metadata(uri: str, path: Path) -> Model:
     if not (path / "MLmodel").is_file():
-        raise ModelError(f"model.uri: {uri} is no MLflow model: there is no file MLmodel in it")
+        raise ModelError(f"model.uri: {uri} is {what_it_is(path)}")
     try:
         metadata = Model.load(str(path))
     except Exception as error:

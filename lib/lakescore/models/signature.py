@@ -4,7 +4,8 @@
 | ----------------------------------- | --------------------------------------------------------------- |
 | named columns                       | one feature each                                                |
 | columns without names               | as many features, named by ``columns.select`` or the remaining columns |
-| named tensors ``(-1,)``, ``(-1, n)``| one feature each: a scalar, an array (flattened, C order)       |
+| named tensors ``(-1,)``, ``(-1, 1)``| one feature each: a scalar                                      |
+| named tensors ``(-1, n)``, ...      | one feature each: an array (flattened, C order)                 |
 | one tensor ``(-1, n)``              | n features of the tensor's type, in the order of ``columns.select`` |
 | one tensor ``(-1, a, b, ...)``      | one array feature (flattened, C order)                          |
 | a tensor ``(-1,)`` of objects       | one text                                                        |
@@ -63,8 +64,8 @@ def _input_type(spec: ColSpec | TensorSpec) -> T.DataType:
     # Texts leave numpy as an array of objects, and come back so.
     if spec.type.kind == "O" and len(spec.shape) == 1:
         return T.StringType()
-    # Arrays are flat here; the guard, or MLflow, gives them the tensor's shape.
-    return _element(spec) if len(spec.shape) == 1 else T.ArrayType(_element(spec))
+    # Arrays are flat here; the guard, or MLflow, gives them the tensor's shape, and a scalar one of one.
+    return _element(spec) if len(spec.shape) == 1 or tuple(spec.shape[1:]) == (1,) else T.ArrayType(_element(spec))
 
 
 def _tensor(spec: ColSpec | TensorSpec) -> Tensor | None:
