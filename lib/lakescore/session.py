@@ -189,6 +189,12 @@ def is_connect(spark: SparkSession) -> bool:
     return type(spark).__module__.startswith("pyspark.sql.connect")
 
 
+def is_one_machine(spark: SparkSession) -> bool:
+    """Whether the workers are certain to read this process's local files: local mode, and no Connect server between."""
+    master = str(spark.conf.get("spark.master", ""))
+    return not is_connect(spark) and master.startswith("local") and not master.startswith("local-cluster")
+
+
 @dataclass(frozen=True)
 class JobProgress:
     """What Spark is doing: tasks done, tasks in all, and rows read so far (None where Spark does not say)."""

@@ -78,10 +78,11 @@ def resolve(config: ModelConfig, client: MlflowClient, registry_uri: str | None,
     Raises:
         ModelError: in one line, with what exists instead.
     """
+    assert config.uri is not None, "an entry script without a model has nothing to resolve"
     pinned, version = _pin(config.uri, client)
     path = _fetch(config.uri, pinned, client, registry_uri, download_to)
     metadata = _read_metadata(config.uri, path)
-    digest = _digest(path)
+    digest = digest_of(path)
     signature = convert(metadata.signature)
     if config.env_manager == "local":
         python = metadata.flavors["python_function"].get("python_version")
@@ -97,6 +98,25 @@ def resolve(config: ModelConfig, client: MlflowClient, registry_uri: str | None,
         signature=signature,
         flavor=flavors[0] if flavors else "pyfunc",
     )
+
+
+def fetch(uri: str, client: MlflowClient, registry_uri: str | None, download_to: Path) -> tuple[str, str | None, Path]:
+    """Pin a model of any kind, also a raw file or a folder without MLmodel, and bring it here: for an entry script, which loads it.
+
+    Returns:
+        The pinned URI, the version where the URI or the model itself tells it, and its file or folder.
+
+    Raises:
+        ModelError: it does not exist or cannot be fetched.
+    """
+    pinned, version = _pin(uri, client)
+    if storage.scheme_of(uri) == "file" and Path(storage.absolute(uri)).exists():
+        path = Path(storage.absolute(uri))
+    else:
+        path = _fetch(uri, pinned, client, registry_uri, download_to)
+    if version is None and (path / "MLmodel").is_file():
+        version = Model.load(str(path)).model_id
+    return pinned, version, path
 
 
 def _pin(uri: str, client: MlflowClient) -> tuple[str, str | None]:
@@ -280,7 +300,8 @@ def result_type(config: ModelConfig, signature: Signature) -> T.DataType:
     return signature.result
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """SHA-256 over the names and contents of all files of a folder."""
     digest = hashlib.sha256()
     for folder, folders, files in os.walk(path):
         folders.sort()
