@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,15 @@ from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lakescore import columns, console, progress, session, source, storage, tracking
+from lakescore import columns, console, progress, reuse, session, source, storage, tracking
 from lakescore.columns import Alignment
 from lakescore.compose import compose
-from lakescore.config import OutputConfig, ScoreConfig
-from lakescore.engine import bundle, spark_udf
+from lakescore.config import ColumnsConfig, OutputConfig, ScoreConfig, mini_batch_limit
+from lakescore.engine import bundle, entry_script, spark_udf
 from lakescore.errors import ConfigError, InputError, LakescoreError, ModelError, OutputError, listing
 from lakescore.failures import translated
 from lakescore.lineage import Lineage, check_partition_by, lineage_columns
-from lakescore.models import resolve
+from lakescore.models import resolve, script
 from lakescore.models.resolve import ResolvedModel
 from lakescore.schema import LINEAGE_COLUMNS, column
 from lakescore.sinks import Batch, Published, Sink, Staged, open_sink
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 _OWN = "__lakescore_"
 _PREDICTION = f"{_OWN}prediction"
 _FEATURES = f"{_OWN}features"
+# Sources whose rows are files: an entry script gets their paths.
+_FILE_FORMATS = ("images", "text_files", "binary")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class ScoreResult:
     """What a run did.
 
     Attributes:
-        outcome: ``scored``, or ``skipped`` where the batch was published already.
+        outcome: ``scored``, ``skipped`` where the batch was published already, or ``reused`` (``scoring.allow_reuse``): the rest then
+            describes the earlier run whose output it is.
         run_id: the MLflow run; experiment_id: the experiment it is in.
         batch_id, score_date: the batch, and the run's date (ISO).
         model_uri, model_version: the pinned model; empty when skipped.
@@ -90,6 +93,8 @@ class Plan:
     kept: tuple[str, ...]
     sink: Sink
     published: bool
+    script: entry_script.Settings | None = None
+    digests: tuple[str, ...] = ()
 
     def lineage(self, run_id: str, started: datetime) -> Lineage:
         run = self.config.run
@@ -142,11 +147,11 @@ def dry_run(
     scratch = Path(tempfile.mkdtemp(prefix="lakescore-"))
     try:
         client = tracking.client_for_looking(config.tracking, scratch)
-        model = resolve.resolve(config.model, client, config.tracking.registry_uri, scratch / "model")
+        model, settings, digests = _resolve(config, client, scratch)
         inspection = source.inspect(config.source)
         sink = _open_sink(config, run_id="")
         spark = spark or session.open_session(config.spark, config.run.name)
-        return _plan(config, spark, model, inspection, sink, published=bool(sink.find(spark)))
+        return _plan(config, spark, model, inspection, sink, bool(sink.find(spark)), settings, digests)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -170,7 +175,7 @@ def _run(
     if published and config.run.on_rerun != "replace":
         return _already_there(config, record, sink)
     with record.stage("model"):
-        model = resolve.resolve(config.model, client, config.tracking.registry_uri, scratch / "model")
+        model, settings, digests = _resolve(config, client, scratch)
     log.info("model: %s (%s), %.1f s", model.uri, model.flavor, record.seconds["model"])
     inspection = source.inspect(config.source)
     with record.stage("session"):
@@ -180,11 +185,75 @@ def _run(
         if published and config.run.on_rerun != "replace":
             return _already_there(config, record, sink)
     with record.stage("plan"):
-        plan = _plan(config, spark, model, inspection, sink, bool(published))
+        plan = _plan(config, spark, model, inspection, sink, bool(published), settings, digests)
     record.params(_parameters(plan, inspection))
+    if config.scoring.allow_reuse and (earlier := _reused(plan, record)) is not None:
+        return earlier
     log.info("source: %s, %d columns, %d features", plan.source.description, len(plan.alignment.kept), len(plan.alignment.inputs))
     with session.runtime_conf(spark, spark__sql__execution__arrow__maxRecordsPerBatch=_batch_size(config)):
         return _score(plan, record, scratch, started, inspection)
+
+
+def _resolve(
+    config: ScoreConfig, client: MlflowClient, scratch: Path
+) -> tuple[ResolvedModel, entry_script.Settings | None, tuple[str, ...]]:
+    """The model; with an entry script also how it is run, and the rows are stamped with the script where it has no model."""
+    if config.model.entry_script is None:
+        model = resolve.resolve(config.model, client, config.tracking.registry_uri, scratch / "model")
+        return model, None, (model.digest,)
+    found = script.load(config.model)
+    (scratch / "model").mkdir()
+    model, folder = script.resolve_with_model(config.model, found, client, config.tracking.registry_uri, scratch / "model")
+    scoring = config.scoring
+    settings = entry_script.Settings(
+        script=found.name,
+        files=found.files,
+        model=folder,
+        arguments=config.model.arguments,
+        side_inputs={name: storage.absolute(path) for name, path in config.model.side_inputs.items()},
+        mini_batch=mini_batch_limit(scoring.mini_batch_size) if scoring.mini_batch_size else (None, None),
+        partition_keys=scoring.partition_keys,
+        processes=scoring.processes,
+        timeout=scoring.run_timeout,
+        max_try=scoring.run_max_try,
+        logging_level=scoring.logging_level,
+        stop=True,
+    )
+    return model, settings, (model.digest, found.digest)
+
+
+def _reused(plan: Plan, record: Record) -> ScoreResult | None:
+    """The result of an earlier run with the same input, model or script, and settings, whose output is still there."""
+    digest = reuse.key(plan.config, plan.source.version, list(plan.digests))
+    if digest is None:
+        log.info("scoring.allow_reuse: %s cannot be known again, so it is scored", plan.source.description)
+        return None
+    record.client.set_tag(record.run_id, reuse.TAG, digest)
+    for run in reuse.find(record.client, record.experiment_id, digest):
+        params, metrics = run.data.params, run.data.metrics
+        batch = Batch(params["batch_id"], run.info.run_id, date.fromisoformat(params["score_date"]), "skip")
+        if not open_sink(plan.config.output, batch).find(plan.spark):
+            continue
+        log.info("output: the run %s made it already of the same input and settings (scoring.allow_reuse)", run.info.run_id)
+        record.finish("FINISHED", {"rows_written": 0}, {"lakescore.outcome": "reused", "lakescore.reused_run": run.info.run_id})
+        version = metrics.get("output_version")
+        return ScoreResult(
+            outcome="reused",
+            run_id=run.info.run_id,
+            experiment_id=run.info.experiment_id,
+            batch_id=params["batch_id"],
+            score_date=params["score_date"],
+            location=plan.sink.location,
+            output_format=plan.config.output.format,
+            model_uri=params["model.pinned_uri"],
+            model_version=params["model.version"],
+            version=None if version is None else int(version),
+            rows_read=int(metrics["rows_read"]),
+            rows_scored=int(metrics["rows_scored"]),
+            rows_written=int(metrics["rows_written"]),
+            seconds=dict(record.seconds),
+        )
+    return None
 
 
 def _batch_size(config: ScoreConfig) -> str | None:
@@ -217,21 +286,42 @@ def _already_there(config: ScoreConfig, record: Record, sink: Sink) -> ScoreResu
     )
 
 
-def _plan(config: ScoreConfig, spark: SparkSession, model: ResolvedModel, inspection: Inspection, sink: Sink, published: bool) -> Plan:
+def _plan(
+    config: ScoreConfig,
+    spark: SparkSession,
+    model: ResolvedModel,
+    inspection: Inspection,
+    sink: Sink,
+    published: bool,
+    settings: entry_script.Settings | None,
+    digests: tuple[str, ...],
+) -> Plan:
     _refuse_self_overwrite(config)
-    result_type = resolve.result_type(config.model, model.signature)
+    text_of_a_script = settings is not None and config.model.result_type is None
+    result_type = T.StringType() if text_of_a_script else resolve.result_type(config.model, model.signature)
     names = [feature.name for feature in model.signature.features or ()]
     data = source.read(spark, config.source, inspection, names)
-    alignment = columns.plan(data.df.schema, config.columns, model.signature, session.is_case_sensitive(spark))
+    chosen = config.columns if settings is None else _all_columns(config.columns, data.df.columns)
+    alignment = columns.plan(data.df.schema, chosen, model.signature, session.is_case_sensitive(spark))
     kept = _kept(config.output, alignment)
     prediction = _prediction_names(config.output, result_type)
     _refuse_own_names(alignment.kept)
     _refuse_clashes(kept, prediction, session.is_case_sensitive(spark))
     aligned = columns.transform(data.df, alignment)
     check_partition_by(aligned, config.output.partition_by)
-    plan = Plan(config, spark, model, result_type, data, alignment, prediction, kept, sink, published)
+    plan = Plan(config, spark, model, result_type, data, alignment, prediction, kept, sink, published, settings, digests)
     sink.check(spark, output_schema(plan))
     return plan
+
+
+def _all_columns(config: ColumnsConfig, names: Sequence[str]) -> ColumnsConfig:
+    """An entry script says nothing of its inputs: it gets all columns but keys, labels and dropped ones, unless some are selected."""
+    if config.select:
+        return config
+    apart = {*config.drop, *config.keys, *config.labels}
+    return config.model_copy(
+        update={"select": tuple(i for i, name in enumerate(names) if i not in apart and config.rename.get(name, name) not in apart)}
+    )
 
 
 def output_schema(plan: Plan) -> T.StructType:
@@ -329,8 +419,18 @@ def _parameters(plan: Plan, inspection: Inspection) -> dict[str, Any]:
     }
 
 
-def _score(plan: Plan, record: Record, scratch: Path, started: datetime, inspection: Inspection) -> ScoreResult:
-    config, spark, model = plan.config, plan.spark, plan.model
+def _scorer(plan: Plan, record: Record, scratch: Path) -> Callable[[DataFrame], DataFrame]:
+    """What adds the predictions to the aligned rows, tried out on a worker; a script's failed items have columns of their own."""
+    if plan.script is not None:
+        settings, alignment = plan.script, plan.alignment
+        with record.stage("probe"):
+            shipped = entry_script.ship(plan.spark, settings, scratch)
+            entry_script.try_out(plan.spark, shipped)
+        log.info("probe: %s imported and initialised on a worker, %.1f s", settings.script, record.seconds["probe"])
+        is_files = plan.config.source.format in _FILE_FORMATS
+        features: Sequence[str] | str = "path" if is_files else [one.feature.name for one in alignment.inputs]
+        return lambda df: entry_script.with_results(df, shipped, features, plan.result_type, _PREDICTION)
+    config, model = plan.config, plan.model
     isolated = config.model.env_manager != "local"
     shipped = bundle.build(
         model.path,
@@ -342,9 +442,20 @@ def _score(plan: Plan, record: Record, scratch: Path, started: datetime, inspect
         scratch / "bundle",
     )
     with record.stage("probe"), translated("model: the worker's test row failed", ModelError):
-        predict = spark_udf.predictor(spark, shipped, config.model.env_manager, config.model.params)
+        predict = spark_udf.predictor(plan.spark, shipped, config.model.env_manager, config.model.params)
         _probe(plan, predict)
     log.info("probe: one row scored on a worker, %.1f s", record.seconds["probe"])
+    return lambda df: spark_udf.with_predictions(df, predict, columns.features(plan.alignment), _PREDICTION, plan.result_type)
+
+
+def _items(plan: Plan) -> tuple[str, ...]:
+    """The columns that tell a person which row is meant."""
+    return plan.alignment.keys or (("path",) if "path" in plan.alignment.kept else plan.alignment.kept[:4])
+
+
+def _score(plan: Plan, record: Record, scratch: Path, started: datetime, inspection: Inspection) -> ScoreResult:
+    config, spark = plan.config, plan.spark
+    predict = _scorer(plan, record, scratch)
     read, scored = Observation(), Observation()
     try:
         staged = _stage(plan, record, predict, read, scored, plan.lineage(record.run_id, started), inspection.rows)
@@ -356,7 +467,10 @@ def _score(plan: Plan, record: Record, scratch: Path, started: datetime, inspect
     rows = int(read.get["rows"])
     log.info("score: %d rows, %d files, %.1f s", staged.rows, staged.files, record.seconds["score"])
     try:
-        counts = {name: int(value) for name, value in scored.get.items()}
+        found = dict(scored.get)
+        if plan.script is not None:
+            entry_script.refuse({name: found.pop(name) for name in entry_script.SUMMARY}, plan.script.script)
+        counts = {name: int(value) for name, value in found.items()}
         _audit(rows, counts.pop("rows"), staged)
         with record.stage("publish"):
             published = plan.sink.publish(spark, staged)
@@ -398,8 +512,9 @@ def _stage(
         df = df.repartition(plan.config.scoring.partitions)
     # Both counters stand in the stage that writes: what a retried task counted is replaced, not added.
     df = df.observe(read, F.count(F.lit(1)).alias("rows"))
-    df = spark_udf.with_predictions(df, predict, columns.features(plan.alignment), _PREDICTION, plan.result_type)
-    df = df.observe(scored, *spark_udf.nan_counts(df, _PREDICTION))
+    df = predict(df)
+    failures = entry_script.summary(df, _items(plan)) if plan.script is not None else []
+    df = df.observe(scored, *spark_udf.nan_counts(df, _PREDICTION), *failures)
     bar = progress.shown(lambda: session.job_progress(plan.spark), "scoring", total_rows, console.terminal())
     with record.stage("score"), bar, translated("scoring failed", LakescoreError):
         return plan.sink.stage(_finished(plan, df, lineage))

@@ -35,7 +35,8 @@ DEFAULT_FILES = 10
 DEFAULT_BYTES = 1_000_000
 _FAILURE_TYPE = "file string, line int, items int, trace string"
 _RUNNER_FILES = ("script_runner.py", "script_process.py")
-_SUMMARY = "failed", "fatal", "first"
+# What `summary` counts and `refuse` judges.
+SUMMARY = "failed", "fatal", "first"
 
 
 @dataclass(frozen=True)
@@ -293,9 +294,9 @@ def summary(df: DataFrame, items: Sequence[str]) -> list[Column]:
         failure.alias("failure"),
     )
     return [
-        F.count(error).alias(_SUMMARY[0]),
-        F.count_if(error.startswith(script_runner.TOO_MANY)).alias(_SUMMARY[1]),
-        F.to_json(F.min(F.when(error.isNotNull(), facts))).alias(_SUMMARY[2]),
+        F.count(error).alias(SUMMARY[0]),
+        F.count_if(error.startswith(script_runner.TOO_MANY)).alias(SUMMARY[1]),
+        F.to_json(F.min(F.when(error.isNotNull(), facts))).alias(SUMMARY[2]),
     ]
 
 
@@ -310,10 +311,10 @@ def refuse(found: Mapping[str, Any], script: str, allowed: int | None = 0) -> No
     Raises:
         ModelError: one line with the script's line, its own exception, and the item; the cause has the script's traceback.
     """
-    failed = int(found[_SUMMARY[0]] or 0)
-    if not found[_SUMMARY[1]] and (allowed is None or failed <= allowed):
+    failed = int(found[SUMMARY[0]] or 0)
+    if not found[SUMMARY[1]] and (allowed is None or failed <= allowed):
         return
-    first = json.loads(found[_SUMMARY[2]])
+    first = json.loads(found[SUMMARY[2]])
     failure = first.get("failure") or {}
     where = f"{failure['file']} line {failure['line']}" if failure.get("line") else script
     item = f" ({first['item']}" if first.get("item") else " (an item"

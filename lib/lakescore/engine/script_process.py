@@ -245,7 +245,9 @@ def _rows(frame: Any, shape: str) -> list[Any]:
     if len(columns) == 1 and (shape == "scalar" or all(isinstance(value, list) for value in columns[0])):
         return columns[0]
     if shape == "scalar":
-        raise WrongResultError(f"run returned a DataFrame with {len(columns)} columns, and model.result_type is one value; set it to a struct")
+        raise WrongResultError(
+            f"run returned a DataFrame with {len(columns)} columns, and model.result_type is one value; set it to a struct"
+        )
     return [list(row) for row in zip(*columns, strict=True)]
 
 
