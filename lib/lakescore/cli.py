@@ -141,11 +141,8 @@ def describe_plan(plan: Plan) -> str:
     from lakescore.pipeline import output_schema
 
     lines = ["# resolved configuration", tracking.as_yaml(plan.config).rstrip(), "", "# model"]
-    lines += [
-        redact(
-            f"{plan.config.model.uri or plan.config.model.entry_script} -> {plan.model.uri} (version {plan.model.version}, {plan.model.flavor})"
-        )
-    ]
+    given = plan.config.model.uri or plan.config.model.entry_script
+    lines += [redact(f"{given} -> {plan.model.uri} (version {plan.model.version}, {plan.model.flavor})")]
     lines += [f"prediction: {plan.result_type.simpleString()}", "", "# features, in the model's order"]
     lines += [f"  {one}" for one in plan.alignment.inputs]
     lines += ["", redact(f"# columns that would be written to {plan.sink.location}")]

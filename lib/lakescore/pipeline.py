@@ -424,12 +424,12 @@ def _scorer(plan: Plan, record: Record, scratch: Path) -> Callable[[DataFrame], 
     if plan.script is not None:
         settings, alignment = plan.script, plan.alignment
         with record.stage("probe"):
-            shipped = entry_script.ship(plan.spark, settings, scratch)
-            entry_script.try_out(plan.spark, shipped)
+            runner = entry_script.ship(plan.spark, settings, scratch)
+            entry_script.try_out(plan.spark, runner)
         log.info("probe: %s imported and initialised on a worker, %.1f s", settings.script, record.seconds["probe"])
         is_files = plan.config.source.format in _FILE_FORMATS
         features: Sequence[str] | str = "path" if is_files else [one.feature.name for one in alignment.inputs]
-        return lambda df: entry_script.with_results(df, shipped, features, plan.result_type, _PREDICTION)
+        return lambda df: entry_script.with_results(df, runner, features, plan.result_type, _PREDICTION)
     config, model = plan.config, plan.model
     isolated = config.model.env_manager != "local"
     shipped = bundle.build(

@@ -12,7 +12,7 @@ import os
 import shutil
 import uuid
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -124,12 +124,12 @@ def ship(spark: SparkSession, settings: Settings, folder: Path) -> Shipped:
         return Shipped(settings, {**job, "local": str(root), "model": model, "side_inputs": dict(settings.side_inputs)})
     inputs = {name: f"shipped:inputs/{name}/{os.path.basename(path.rstrip('/'))}" for name, path in here.items()}
     archive = folder / f"{root.name}.zip"
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
-        _pack(file, root, "")
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
+        _pack(packed, root, "")
         if settings.model is not None:
-            _pack(file, settings.model, "model")
+            _pack(packed, settings.model, "model")
         for name, path in here.items():
-            _pack(file, Path(path), inputs[name].removeprefix("shipped:"))
+            _pack(packed, Path(path), inputs[name].removeprefix("shipped:"))
     with translated("model.entry_script: Spark cannot ship the script's archive", LakescoreError):
         spark.addArtifacts(str(archive), archive=True)
     return Shipped(
@@ -231,7 +231,7 @@ def _shape(result: T.DataType) -> str:
 def _on_worker(job: Mapping[str, Any], function: str) -> Callable[[Iterator[Any]], Iterator[Any]]:
     """A function that Spark pickles by value, because it is nested: it may name nothing of this module."""
 
-    def task(batches: Iterable[Any]) -> Iterator[Any]:
+    def task(batches: Iterator[Any]) -> Iterator[Any]:
         import importlib.util
         import json
         import os
@@ -269,7 +269,7 @@ def _on_group(job: Mapping[str, Any]) -> Callable[[Any, Any], Any]:
     task = _on_worker(job, "map_group")
 
     def group(key: Any, table: Any) -> Any:
-        return next(task((key, table)))  # type: ignore[call-overload]
+        return next(task(iter((key, table))))
 
     return group
 

@@ -146,7 +146,7 @@ def _load(path: str) -> ModuleType:
 
 
 def _function(module: ModuleType, name: str, least: int, most: int, required: bool = True) -> Callable[..., Any] | None:
-    function = getattr(module, name, None)
+    function: Callable[..., Any] | None = getattr(module, name, None)
     if function is None and not required:
         return None
     if not callable(function):
