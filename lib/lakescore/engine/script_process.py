@@ -7,6 +7,7 @@ descriptor. It ends when its parent ends, however that ends. This file is shippe
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
 import inspect
 import linecache
@@ -117,6 +118,10 @@ class Script:
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """One call of ``run``: the positions of the items that have a result, and the results."""
+        if "import" in request:
+            for name in request["import"]:
+                importlib.import_module(name)
+            return {}
         items = _frame(request["rows"]) if request["rows"] is not None else list(request["paths"])
         arguments: list[Any] = [items]
         if self._takes_context:

@@ -69,6 +69,7 @@ class Worker:
         self._connection: Connection | None = None
         self._place: Place | None = None
         self._calls = 0
+        self._has_pandas = False
         threading.Thread(target=self._watch, daemon=True).start()
 
     @contextlib.contextmanager
@@ -134,6 +135,10 @@ class Worker:
             EndedError: the process ended by itself.
         """
         self.start()
+        if request["rows"] is not None and not self._has_pandas:
+            # Their import, which takes a second or two, is none of run()'s time.
+            self._ask({"import": ["pandas", "pyarrow"]}, INIT_TIMEOUT)
+            self._has_pandas = True
         try:
             return self._ask(request, timeout)
         except TimeoutError:
@@ -191,6 +196,7 @@ class Worker:
                 self._process.stdin.close()
             self._process.wait()
         self._process = self._connection = None
+        self._has_pandas = False
 
     def _watch(self) -> None:
         """Send the process away when no task has come for a while."""
