@@ -79,6 +79,8 @@ def mini_batch_limit(value: str) -> tuple[int | None, int | None]:
         items, size = int(value), None
     else:
         try:
+            if not re.search(r"[A-Za-z]", value):
+                raise ValueError
             items, size = None, int(TypeAdapter(ByteSize).validate_python(value))
         except ValueError:
             raise ValueError("must be a number of items such as 5, or bytes such as 10KB, 1MB or 1MiB") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -191,7 +192,10 @@ def test_sys_exit_fails_the_mini_batch_only(job: Make) -> None:
 
 
 def test_an_exception_is_tried_as_often_as_configured_and_then_counted_for_each_item(job: Make) -> None:
-    text = "def run(batch):\n    open('tries.txt', 'a').write('x')\n    if 3 in set(batch['x']): raise ValueError('no\\nthree')\n    return [1, 1]\n"
+    text = (
+        "def run(batch):\n    open('tries.txt', 'a').write('x')\n"
+        "    if 3 in set(batch['x']): raise ValueError('no\\nthree')\n    return [1, 1]\n"
+    )
     made = job(text, max_try=4)
 
     rows = run(made, [1, 2, 3, 4])
@@ -246,7 +250,10 @@ def test_results_of_wrong_type_are_not_tried_again(job: Make) -> None:
     [
         ("import nothing_like_it\ndef run(x): pass\n", "score.py line 1: ModuleNotFoundError: No module named 'nothing_like_it'"),
         ("def init():\n    open('missing.pkl')\ndef run(x): pass\n", "score.py line 2: FileNotFoundError: "),
-        ("import os\ndef init():\n    os._exit(3)\ndef run(x): pass\n", "score.py: ProcessEnded: the script's process ended with exit code 3"),
+        (
+            "import os\ndef init():\n    os._exit(3)\ndef run(x): pass\n",
+            "score.py: ProcessEnded: the script's process ended with exit code 3",
+        ),
         ("run = 5\n", "score.py: TypeError: the script has no function run"),
     ],
 )
@@ -305,14 +312,18 @@ def test_the_script_has_its_arguments_inputs_model_and_folder(job: Make, tmp_pat
     folder = os.path.join(made["root"], "script")
     reference = os.path.join(made["root"], "inputs/ref.csv")
     assert pa.array([row["r"]]).to_pylist() == [
-        __import__("json").dumps(
-            [["--rate", "0.5", "--ref-table", reference], folder, "/models/m", "/models/m", reference, "helper", 10, "score"]
-        )
+        json.dumps([["--rate", "0.5", "--ref-table", reference], folder, "/models/m", "/models/m", reference, "helper", 10, "score"])
     ]
 
 
 def test_what_the_script_prints_and_logs_reaches_the_workers_standard_error(job: Make, capfd: pytest.CaptureFixture[str]) -> None:
-    run(job("import logging\ndef run(b):\n    print('printed')\n    logging.info('logged')\n    logging.debug('hidden')\n    return list(b['x'])\n"), [1])
+    run(
+        job(
+            "import logging\ndef run(b):\n    print('printed')\n    logging.info('logged')\n    logging.debug('hidden')\n"
+            "    return list(b['x'])\n"
+        ),
+        [1],
+    )
 
     shown = capfd.readouterr().err
     assert "printed\n" in shown
