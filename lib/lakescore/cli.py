@@ -258,7 +258,8 @@ def describe_plan(plan: Plan) -> str:
     from lakescore.pipeline import output_schema
 
     lines = ["# resolved configuration", tracking.as_yaml(plan.config).rstrip(), "", "# model"]
-    lines += [redact(f"{plan.config.model.uri} -> {plan.model.uri} (version {plan.model.version}, {plan.model.flavor})")]
+    given = plan.config.model.uri or plan.config.model.entry_script
+    lines += [redact(f"{given} -> {plan.model.uri} (version {plan.model.version}, {plan.model.flavor})")]
     lines += [f"prediction: {plan.result_type.simpleString()}", "", "# features, in the model's order"]
     lines += [f"  {one}" for one in plan.alignment.inputs]
     lines += ["", redact(f"# columns that would be written to {plan.sink.location}")]
@@ -275,6 +276,11 @@ def describe_result(result: ScoreResult) -> str:
     """The closing summary."""
     if result.outcome == "skipped":
         return f"batch {result.batch_id} is in {result.location} already; nothing to do (run.on_rerun=skip)"
+    if result.outcome == "reused":
+        return redact(
+            f"the same input, model and settings gave batch {result.batch_id} in {result.location} already (run {result.run_id}); nothing "
+            "to do (scoring.allow_reuse)"
+        )
     odd = ", ".join(f"{count:,} {name}" for name, count in result.counts.items() if count)
     scoring = result.seconds.get("score")
     rate = f" ({result.rows_scored / scoring:,.0f} rows/s while scoring)" if result.rows_scored and scoring else ""

@@ -287,7 +287,7 @@ def _yaml_path(location: tuple[str | int, ...]) -> list[str | int]:
 
 
 def _inside_mapping(path: Sequence[str | int]) -> bool:
-    return len(path) == 2 and path[-1] in ("params", "rename", "cast", "conf", "options", "tags")
+    return len(path) == 2 and path[-1] in ("params", "rename", "cast", "conf", "options", "tags", "side_inputs")
 
 
 def _explain_one(path: Sequence[str | int], problems: Sequence[ErrorDetails]) -> str:

@@ -11,7 +11,7 @@ import zoneinfo
 from datetime import date as Date
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, TypeAdapter, model_validator
 
 # The last three give one row for each file.
 FileFormat = Literal["parquet", "delta", "csv", "json", "orc", "avro", "images", "text_files", "binary"]
@@ -119,6 +119,31 @@ def _safe_batch_id(value: str) -> str:
     return value
 
 
+def mini_batch_limit(value: str) -> tuple[int | None, int | None]:
+    """``scoring.mini_batch_size`` as (items, bytes), one of which is None: ``5`` are items, ``10KB`` and ``1MiB`` bytes.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if re.fullmatch(r"\d+", value.strip()):
+        items, size = int(value), None
+    else:
+        try:
+            if not re.search(r"[A-Za-z]", value):
+                raise ValueError
+            items, size = None, int(TypeAdapter(ByteSize).validate_python(value))
+        except ValueError:
+            raise ValueError("must be a number of items such as 5, or bytes such as 10KB, 1MB or 1MiB") from None
+    if (items or size or 0) < 1:
+        raise ValueError("must be at least 1")
+    return items, size
+
+
+def _mini_batch_size(value: str) -> str:
+    mini_batch_limit(value)
+    return value
+
+
 Text = Annotated[str, BeforeValidator(_integers_as_text), AfterValidator(_not_empty)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)]
 NamesOrPositions = Annotated[tuple[Annotated[int, Field(ge=0)] | str, ...], BeforeValidator(_as_tuple)]
@@ -153,9 +178,13 @@ class RunConfig(Section):
 
 
 class ModelConfig(Section):
-    """Which model scores, and how it is called."""
+    """Which model or entry script scores, and how it is called."""
 
-    uri: Text
+    uri: Text | None = None
+    entry_script: Text | None = None
+    source_directory: Text | None = None
+    arguments: Names = ()
+    side_inputs: TextByName = {}
     env_manager: Literal["local", "virtualenv", "uv", "conda"] = "local"
     params: dict[str, Any] = {}
     predict_method: Annotated[Text, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
@@ -164,6 +193,22 @@ class ModelConfig(Section):
     python_class: Annotated[Text, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
     input_shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_tuple), Field(min_length=1)] | None = None
     allowed_roots: Names = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if self.uri is None and self.entry_script is None:
+            raise ValueError("uri must be set: the model that scores; or entry_script, a Python file with init() and run(mini_batch)")
+        if self.entry_script is None:
+            for key in ("source_directory", "arguments", "side_inputs"):
+                if getattr(self, key):
+                    raise ValueError(f"{key} belongs to entry_script, which is not set")
+        elif self.predict_method is not None or self.params or self.env_manager != "local":
+            key = "predict_method" if self.predict_method else "params" if self.params else "env_manager"
+            raise ValueError(f"{key} is for a model that Lakescore calls; with entry_script the script itself calls it")
+        for name in self.side_inputs:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name):
+                raise ValueError(f"side_inputs: {name!r} must be a name that can be an option (--{name} PATH) of the script")
+        return self
 
 
 class ImageConfig(Section):
@@ -260,6 +305,19 @@ class ScoringConfig(Section):
     engine: Literal["spark_udf"] = "spark_udf"
     batch_size: Annotated[int, Field(ge=1)] | None = None
     partitions: Annotated[int, Field(ge=1)] | None = None
+    mini_batch_size: Annotated[Text, AfterValidator(_mini_batch_size)] | None = None
+    partition_keys: Names = ()
+    processes: Annotated[int, Field(ge=1)] | None = None
+    run_timeout: Annotated[float, Field(gt=0)] = 60.0
+    run_max_try: Annotated[int, Field(ge=1)] = 3
+    logging_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    allow_reuse: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> ScoringConfig:
+        if self.mini_batch_size is not None and self.partition_keys:
+            raise ValueError("mini_batch_size and partition_keys exclude each other: with keys, the rows of one are one mini-batch")
+        return self
 
 
 class ErrorsConfig(Section):
@@ -372,6 +430,12 @@ class ScoreConfig(Section):
     def _check(self) -> ScoreConfig:
         if self.output.columns == "keys" and not self.columns.keys:
             raise ValueError("output.columns: keys needs columns.keys, which is empty")
+        is_script = self.model.entry_script is not None
+        for key in ("mini_batch_size", "partition_keys", "processes"):
+            if getattr(self.scoring, key) and not is_script:
+                raise ValueError(f"scoring.{key} belongs to model.entry_script, which is not set; a model has scoring.batch_size")
+        if is_script and self.scoring.batch_size is not None:
+            raise ValueError("scoring.batch_size is for a model; what an entry script gets at once is scoring.mini_batch_size")
         return self
 
     def to_dict(self, rows: Any = ...) -> dict[str, Any]:

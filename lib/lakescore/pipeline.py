@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,16 @@ from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lakescore import classes, columns, console, frames, progress, session, source, storage, tensors, tracking
+from lakescore import classes, columns, console, frames, progress, reuse, session, source, storage, tensors, tracking
 from lakescore.columns import Alignment
 from lakescore.compose import compose
-from lakescore.config import ErrorsConfig, OutputConfig, ScoreConfig
-from lakescore.engine import bundle, guard, spark_udf
+from lakescore.config import ROW_PER_FILE, ColumnsConfig, ErrorsConfig, OutputConfig, ScoreConfig, mini_batch_limit
+from lakescore.engine import bundle, entry_script, guard, spark_udf
 from lakescore.engine.isolation import ERROR_FIELD
 from lakescore.errors import ConfigError, InputError, LakescoreError, ModelError, OutputError, did_you_mean, listing
 from lakescore.failures import translated
 from lakescore.lineage import Lineage, check_partition_by, lineage_columns
-from lakescore.models import resolve
+from lakescore.models import resolve, script
 from lakescore.models.resolve import ResolvedModel
 from lakescore.schema import LINEAGE_COLUMNS, PARTITION, TIMESTAMPS, Tensor, column
 from lakescore.sinks import Batch, Published, Sink, Staged, open_sink, quarantine
@@ -46,7 +46,8 @@ class ScoreResult:
     """What a run did.
 
     Attributes:
-        outcome: ``scored``, or ``skipped`` where the batch was published already.
+        outcome: ``scored``, ``skipped`` where the batch was published already, or ``reused`` (``scoring.allow_reuse``): the rest then
+            describes the earlier run whose output it is.
         run_id: the MLflow run; experiment_id: the experiment it is in.
         batch_id, score_date: the batch, and the run's date (ISO).
         model_uri, model_version: the pinned model; empty when skipped.
@@ -98,6 +99,8 @@ class Plan:
     published: bool
     quarantine: Sink | None = None
     tensor: Tensor | None = None
+    script: entry_script.Settings | None = None
+    digests: tuple[str, ...] = ()
 
     def lineage(self, run_id: str, started: datetime) -> Lineage:
         run = self.config.run
@@ -156,11 +159,11 @@ def dry_run(
     try:
         client = tracking.client_for_looking(config.tracking, scratch)
         with tracking.quiet_mlflow():
-            model = resolve.resolve(config.model, client, config.tracking.registry_uri, scratch / "model")
+            model, settings, digests = _resolve(config, client, scratch)
         inspection = source.inspect(config.source, data)
         sink = _open_sink(config, run_id="")
         spark = spark or _session(config)
-        return _plan(config, spark, model, inspection, sink, "", bool(sink.find(spark)), data)
+        return _plan(config, spark, model, inspection, sink, "", bool(sink.find(spark)), data, settings, digests)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -211,7 +214,7 @@ def _run(
     if published and config.run.on_rerun != "replace":
         return _already_there(config, record, sink)
     with record.stage("model"):
-        model = resolve.resolve(config.model, client, config.tracking.registry_uri, scratch / "model")
+        model, settings, digests = _resolve(config, client, scratch)
     log.info("model: %s (%s), %.1f s", model.uri, model.flavor, record.seconds["model"])
     inspection = source.inspect(config.source, data)
     with record.stage("session"):
@@ -221,8 +224,10 @@ def _run(
         if published and config.run.on_rerun != "replace":
             return _already_there(config, record, sink)
     with record.stage("plan"):
-        plan = _plan(config, spark, model, inspection, sink, record.run_id, bool(published), data)
+        plan = _plan(config, spark, model, inspection, sink, record.run_id, bool(published), data, settings, digests)
     record.params(_parameters(plan, inspection))
+    if config.scoring.allow_reuse and (earlier := _reused(plan, record)) is not None:
+        return earlier
     log.info("source: %s, %d columns, %d features", plan.source.description, len(plan.alignment.kept), len(plan.alignment.inputs))
     with session.runtime_conf(spark, **_runtime_conf(config)):
         return _score(plan, record, scratch, started, inspection)
@@ -240,6 +245,68 @@ def _runtime_conf(config: ScoreConfig) -> dict[str, str]:
 def _session(config: ScoreConfig) -> SparkSession:
     named = (config.source.table, config.source.query, config.output.table)
     return session.open_session(config.spark, config.run.name, tables=any(named))
+
+
+def _resolve(
+    config: ScoreConfig, client: MlflowClient, scratch: Path
+) -> tuple[ResolvedModel, entry_script.Settings | None, tuple[str, ...]]:
+    """The model; with an entry script also how it is run, and the rows are stamped with the script where it has no model."""
+    if config.model.entry_script is None:
+        model = resolve.resolve(config.model, client, config.tracking.registry_uri, scratch / "model")
+        return model, None, (model.digest,)
+    found = script.load(config.model)
+    (scratch / "model").mkdir()
+    model, folder = script.resolve_with_model(config.model, found, client, config.tracking.registry_uri, scratch / "model")
+    scoring = config.scoring
+    settings = entry_script.Settings(
+        script=found.name,
+        files=found.files,
+        model=folder,
+        arguments=config.model.arguments,
+        side_inputs={name: storage.absolute(path) for name, path in config.model.side_inputs.items()},
+        mini_batch=mini_batch_limit(scoring.mini_batch_size) if scoring.mini_batch_size else (None, None),
+        partition_keys=scoring.partition_keys,
+        processes=scoring.processes,
+        timeout=scoring.run_timeout,
+        max_try=scoring.run_max_try,
+        logging_level=scoring.logging_level,
+        stop=config.errors.on_row_error == "fail",
+    )
+    return model, settings, (model.digest, found.digest)
+
+
+def _reused(plan: Plan, record: Record) -> ScoreResult | None:
+    """The result of an earlier run with the same input, model or script, and settings, whose output is still there."""
+    digest = reuse.key(plan.config, plan.source.version, list(plan.digests))
+    if digest is None:
+        log.info("scoring.allow_reuse: %s cannot be known again, so it is scored", plan.source.description)
+        return None
+    record.client.set_tag(record.run_id, reuse.TAG, digest)
+    for run in reuse.find(record.client, record.experiment_id, digest):
+        params, metrics = run.data.params, run.data.metrics
+        batch = Batch(params["batch_id"], run.info.run_id, date.fromisoformat(params["score_date"]), "skip")
+        if not open_sink(plan.config.output, batch, plan.config.columns.keys).find(plan.spark):
+            continue
+        log.info("output: the run %s made it already of the same input and settings (scoring.allow_reuse)", run.info.run_id)
+        record.finish("FINISHED", {"rows_written": 0}, {"lakescore.outcome": "reused", "lakescore.reused_run": run.info.run_id})
+        version = metrics.get("output_version")
+        return ScoreResult(
+            outcome="reused",
+            run_id=run.info.run_id,
+            experiment_id=run.info.experiment_id,
+            batch_id=params["batch_id"],
+            score_date=params["score_date"],
+            location=plan.sink.location,
+            output_format=plan.config.output.format,
+            model_uri=params["model.pinned_uri"],
+            model_version=params["model.version"],
+            version=None if version is None else int(version),
+            rows_read=int(metrics["rows_read"]),
+            rows_scored=int(metrics["rows_scored"]),
+            rows_written=int(metrics["rows_written"]),
+            seconds=dict(record.seconds),
+        )
+    return None
 
 
 def _open_sink(config: ScoreConfig, run_id: str) -> Sink:
@@ -282,14 +349,22 @@ def _plan(
     run_id: str,
     published: bool,
     data: Any,
+    settings: entry_script.Settings | None,
+    digests: tuple[str, ...],
 ) -> Plan:
     _refuse_self_overwrite(config)
-    result_type = resolve.result_type(config.model, model.signature)
+    text_of_a_script = settings is not None and config.model.result_type is None
+    result_type = T.StringType() if text_of_a_script else resolve.result_type(config.model, model.signature)
     names = [feature.name for feature in model.signature.features or ()] or model.signature.names
     found = source.read(spark, config.source, inspection, names, data)
-    alignment = columns.plan(found.df.schema, config.columns, model.signature, session.is_case_sensitive(spark), found.content)
+    chosen = config.columns
+    if settings is not None:
+        # A script opens the files itself: their content need not be read.
+        found = replace(found, df=found.df.drop(found.content), content=None) if found.content is not None else found
+        chosen = _all_columns(config.columns, found.df.columns)
+    alignment = columns.plan(found.df.schema, chosen, model.signature, session.is_case_sensitive(spark), found.content)
     features, image = [one.feature for one in alignment.inputs], config.source.image
-    if image is not None:
+    if image is not None and settings is None:
         tensors.check_image([one.feature for one in alignment.inputs if one.column == alignment.content], image)
     kept = _kept(config.output, alignment)
     prediction = _prediction_names(config.output, result_type)
@@ -297,8 +372,22 @@ def _plan(
     _refuse_clashes(kept, prediction, session.is_case_sensitive(spark))
     aligned = columns.transform(found.df, alignment)
     check_partition_by(aligned, config.output.partition_by)
-    tensor = tensors.for_guard(features, image) if model.signature.features is None else None
-    plan = Plan(config, spark, model, result_type, found, alignment, prediction, kept, sink, published, tensor=tensor)
+    tensor = tensors.for_guard(features, image) if model.signature.features is None and settings is None else None
+    plan = Plan(
+        config,
+        spark,
+        model,
+        result_type,
+        found,
+        alignment,
+        prediction,
+        kept,
+        sink,
+        published,
+        tensor=tensor,
+        script=settings,
+        digests=digests,
+    )
     sink.check(spark, output_schema(plan))
     return replace(plan, quarantine=_open_quarantine(plan, run_id)) if config.errors.on_row_error == "quarantine" else plan
 
@@ -306,7 +395,7 @@ def _plan(
 def _open_quarantine(plan: Plan, run_id: str) -> Sink:
     """The table for rows that cannot be scored, checked like the output."""
     config = plan.config
-    if isinstance(plan.result_type, (*TIMESTAMPS, T.DateType, T.BinaryType, T.MapType)):
+    if plan.script is None and isinstance(plan.result_type, (*TIMESTAMPS, T.DateType, T.BinaryType, T.MapType)):
         raise ConfigError(
             f"errors.on_row_error: quarantine is not possible with predictions of type {plan.result_type.simpleString()}, which "
             "mlflow.pyfunc.spark_udf cannot return beside an error"
@@ -324,6 +413,16 @@ def _open_quarantine(plan: Plan, run_id: str) -> Sink:
 def _quarantined(plan: Plan, failed: DataFrame, error: str, lineage: Lineage) -> DataFrame:
     """The quarantine's rows; they are in the partition of the run's date, because theirs may be what is wrong."""
     return quarantine.rows(failed, plan.alignment.keys, _ROW, error, lineage_columns(replace(lineage, partition_by=PARTITION)))
+
+
+def _all_columns(config: ColumnsConfig, names: Sequence[str]) -> ColumnsConfig:
+    """An entry script says nothing of its inputs: it gets all columns but keys, labels and dropped ones, unless some are selected."""
+    if config.select:
+        return config
+    apart = {*config.drop, *config.keys, *config.labels}
+    return config.model_copy(
+        update={"select": tuple(i for i, name in enumerate(names) if i not in apart and config.rename.get(name, name) not in apart)}
+    )
 
 
 def output_schema(plan: Plan) -> T.StructType:
@@ -469,6 +568,7 @@ class _Work:
         read, scored, quarantined: rows as they were counted on the way.
         counts: null, NaN and infinite predictions.
         example: the error of one of the quarantined rows.
+        failures: what an entry script's failed items were, as ``entry_script.refuse`` judges them; empty for a model.
     """
 
     staged: Staged
@@ -478,17 +578,55 @@ class _Work:
     quarantined: int
     counts: Mapping[str, int]
     example: str
+    failures: Mapping[str, Any]
+
+
+def _scorer(plan: Plan, record: Record, scratch: Path) -> Callable[[DataFrame], DataFrame]:
+    """What adds the predictions to the aligned rows, tried out on a worker; and why a row has none, where that is an answer."""
+    return _model_scorer(plan, record, scratch) if plan.script is None else _script_scorer(plan, plan.script, record, scratch)
+
+
+def _script_scorer(plan: Plan, settings: entry_script.Settings, record: Record, scratch: Path) -> Callable[[DataFrame], DataFrame]:
+    with record.stage("probe"):
+        runner = entry_script.ship(plan.spark, settings, scratch)
+        entry_script.try_out(plan.spark, runner)
+    log.info("probe: %s imported and initialised on a worker, %.1f s", settings.script, record.seconds["probe"])
+    is_files = plan.config.source.format in ROW_PER_FILE
+    features: Sequence[str] | str = "path" if is_files else [one.feature.name for one in plan.alignment.inputs]
+
+    def score(df: DataFrame) -> DataFrame:
+        answered = entry_script.with_results(df, runner, features, plan.result_type, _PREDICTION)
+        if plan.quarantine is None:
+            return answered
+        # A value that could not be cast is the row's own fault, whatever the script made of it.
+        return answered.withColumn(ERROR_FIELD, F.coalesce(F.concat(F.lit("InputError: "), F.col(guard.PROBLEM)), F.col(ERROR_FIELD)))
+
+    return score
+
+
+def _model_scorer(plan: Plan, record: Record, scratch: Path) -> Callable[[DataFrame], DataFrame]:
+    config = plan.config
+    shipped = bundle.build(plan.model.path, _contract(plan), config.model.env_manager != "local", scratch / "bundle")
+    with record.stage("probe"), translated("model: the worker's test row failed", ModelError):
+        predict = spark_udf.predictor(plan.spark, shipped, config.model.env_manager, config.model.params)
+        _probe(plan, predict)
+    log.info("probe: one row scored on a worker, %.1f s", record.seconds["probe"])
+    features = _features(plan)
+    if plan.quarantine is None:
+        return lambda df: spark_udf.with_predictions(df, predict, features, _PREDICTION, plan.result_type)
+    return lambda df: spark_udf.with_predictions_or_errors(df, predict, features, _PREDICTION, plan.result_type)
+
+
+def _items(plan: Plan) -> tuple[str, ...]:
+    """The columns that tell a person which row is meant."""
+    return plan.alignment.keys or (("path",) if "path" in plan.alignment.kept else plan.alignment.kept[:4])
 
 
 def _score(plan: Plan, record: Record, scratch: Path, started: datetime, inspection: Inspection) -> ScoreResult:
     config, spark = plan.config, plan.spark
-    shipped = bundle.build(plan.model.path, _contract(plan), config.model.env_manager != "local", scratch / "bundle")
-    with record.stage("probe"), translated("model: the worker's test row failed", ModelError):
-        predict = spark_udf.predictor(spark, shipped, config.model.env_manager, config.model.params)
-        _probe(plan, predict)
-    log.info("probe: one row scored on a worker, %.1f s", record.seconds["probe"])
+    scorer = _scorer(plan, record, scratch)
     try:
-        work = _stage(plan, record, predict, plan.lineage(record.run_id, started), inspection.rows)
+        work = _stage(plan, record, scorer, plan.lineage(record.run_id, started), inspection.rows)
     except LakescoreError:
         # A run of the same batch that came first has cleared this one's staged files away.
         if not plan.published and plan.sink.find(spark):
@@ -496,6 +634,8 @@ def _score(plan: Plan, record: Record, scratch: Path, started: datetime, inspect
         raise
     log.info("score: %d rows, %d files, %.1f s", work.staged.rows, work.staged.files, record.seconds["score"])
     try:
+        if plan.script is not None:
+            entry_script.refuse(work.failures, plan.script.script, allowed=0 if plan.quarantine is None else None)
         _audit(work)
         _refuse_too_many(work, config.errors)
         with record.stage("publish"):
@@ -529,13 +669,15 @@ def _contract(plan: Plan) -> bundle.Contract:
     )
 
 
-def _aligned(plan: Plan) -> tuple[DataFrame, Column]:
-    """The source's rows with the kept columns, and the model's features over them."""
+def _aligned(plan: Plan) -> DataFrame:
+    """The source's rows with the kept columns; where rows are quarantined, with the row as it was, and what is wrong with it."""
+    return columns.transform(plan.source.df, plan.alignment, None if plan.quarantine is None else (_ROW, guard.PROBLEM))
+
+
+def _features(plan: Plan) -> Column:
+    """The model's features over the aligned rows, and beside them what names a row that fails."""
     keys = {f"{guard.KEY}{name}": name for name in plan.alignment.keys}
-    if plan.quarantine is None:
-        return columns.transform(plan.source.df, plan.alignment), columns.features(plan.alignment, keys)
-    df = columns.transform(plan.source.df, plan.alignment, (_ROW, guard.PROBLEM))
-    return df, columns.features(plan.alignment, keys, guard.PROBLEM)
+    return columns.features(plan.alignment, keys, None if plan.quarantine is None else guard.PROBLEM)
 
 
 def _probe(plan: Plan, predict: Any) -> None:
@@ -543,30 +685,28 @@ def _probe(plan: Plan, predict: Any) -> None:
 
     The row goes through the driver: a limit below a Python UDF makes Spark throw the worker away, with all that it has loaded.
     """
-    df, features = _aligned(plan)
-    one_row = df.select(features.alias(_FEATURES)).limit(1)
-    row = one_row.toArrow()
-    if row.num_rows:
-        one = plan.spark.createDataFrame(row).coalesce(1)
-        if plan.quarantine is None:
-            spark_udf.with_predictions(one, predict, F.col(_FEATURES), _PREDICTION, plan.result_type).select(*_outputs(plan)).toArrow()
-        else:
-            one.select(predict(F.col(_FEATURES)).alias(_PREDICTION)).toArrow()
+    row = _aligned(plan).select(_features(plan).alias(_FEATURES)).limit(1).toArrow()
+    if not row.num_rows:
+        return
+    one = plan.spark.createDataFrame(row).coalesce(1)
+    if plan.quarantine is None:
+        spark_udf.with_predictions(one, predict, F.col(_FEATURES), _PREDICTION, plan.result_type).select(*_outputs(plan)).toArrow()
+    else:
+        one.select(predict(F.col(_FEATURES)).alias(_PREDICTION)).toArrow()
 
 
-def _stage(plan: Plan, record: Record, predict: Any, lineage: Lineage, total_rows: int | None) -> _Work:
+def _stage(plan: Plan, record: Record, scorer: Callable[[DataFrame], DataFrame], lineage: Lineage, total_rows: int | None) -> _Work:
     """The one job: read, score, count, write."""
-    df, features = _aligned(plan)
+    df = _aligned(plan)
     if plan.config.scoring.partitions is not None:
         df = df.repartition(plan.config.scoring.partitions)
     # The counters stand in the stage that writes: what a retried task counted is replaced, not added.
     read = Observation()
-    df = df.observe(read, F.count(F.lit(1)).alias("rows"))
+    answered = scorer(df.observe(read, F.count(F.lit(1)).alias("rows")))
     bar = progress.shown(lambda: session.job_progress(plan.spark), "scoring", total_rows, console.terminal())
     with record.stage("score"), bar, translated(_doing(plan.config), LakescoreError):
         if plan.quarantine is None:
-            return _stage_all(plan, spark_udf.with_predictions(df, predict, features, _PREDICTION, plan.result_type), lineage, read)
-        answered = spark_udf.with_predictions_or_errors(df, predict, features, _PREDICTION, plan.result_type)
+            return _stage_all(plan, answered, lineage, read)
         with session.persisted(answered) as kept:
             return _stage_apart(plan, kept, lineage, read)
 
@@ -582,9 +722,12 @@ def _doing(config: ScoreConfig) -> str:
 
 def _stage_all(plan: Plan, df: DataFrame, lineage: Lineage, read: Observation) -> _Work:
     scored = Observation()
-    staged = plan.sink.stage(_finished(plan, df.observe(scored, *spark_udf.nan_counts(df, _PREDICTION)), lineage))
-    counts = {name: int(value) for name, value in scored.get.items()}
-    return _Work(staged, None, int(read.get["rows"]), counts.pop("rows"), 0, counts, "")
+    df = df.observe(scored, *spark_udf.nan_counts(df, _PREDICTION), *_script_summary(plan, df))
+    staged = plan.sink.stage(_finished(plan, df, lineage))
+    found = dict(scored.get)
+    failures = {name: found.pop(name) for name in entry_script.SUMMARY if name in found}
+    counts = {name: int(value) for name, value in found.items()}
+    return _Work(staged, None, int(read.get["rows"]), counts.pop("rows"), 0, counts, "", failures)
 
 
 def _stage_apart(plan: Plan, df: DataFrame, lineage: Lineage, read: Observation) -> _Work:
@@ -596,12 +739,18 @@ def _stage_apart(plan: Plan, df: DataFrame, lineage: Lineage, read: Observation)
     try:
         seen = Observation()
         failed = df.where(F.col(ERROR_FIELD).isNotNull())
-        failed = failed.observe(seen, F.count(F.lit(1)).alias("rows"), F.min(ERROR_FIELD).alias("example"))
+        example = F.min(ERROR_FIELD).alias("example")
+        failed = failed.observe(seen, F.count(F.lit(1)).alias("rows"), example, *_script_summary(plan, failed))
         staged = plan.quarantine.stage(_quarantined(plan, failed, ERROR_FIELD, lineage))
-        return replace(work, failed=staged, quarantined=int(seen.get["rows"]), example=str(seen.get["example"]))
+        failures = {name: seen.get[name] for name in entry_script.SUMMARY if name in seen.get}
+        return replace(work, failed=staged, quarantined=int(seen.get["rows"]), example=str(seen.get["example"]), failures=failures)
     except BaseException:
         plan.sink.discard(work.staged)
         raise
+
+
+def _script_summary(plan: Plan, df: DataFrame) -> list[Column]:
+    return [] if plan.script is None else entry_script.summary(df, _items(plan))
 
 
 def _audit(work: _Work) -> None:

@@ -211,6 +211,12 @@ def persisted(df: DataFrame) -> Iterator[DataFrame]:
         kept.unpersist()
 
 
+def is_one_machine(spark: SparkSession) -> bool:
+    """Whether the workers are certain to read this process's local files: local mode, and no Connect server between."""
+    master = str(spark.conf.get("spark.master", ""))
+    return not is_connect(spark) and master.startswith("local") and not master.startswith("local-cluster")
+
+
 @dataclass(frozen=True)
 class JobProgress:
     """What Spark is doing: tasks done, tasks in all, and rows read so far (None where Spark does not say)."""

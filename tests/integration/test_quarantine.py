@@ -266,6 +266,7 @@ def test_a_model_that_returns_one_prediction_for_a_batch_is_refused_and_not_aske
 
     uri = _log(Mean(), infer_signature(pd.DataFrame({"x": [1.0]}), np.array([1.0])))
     settings = config(model={"uri": uri}, source={"rows": {"x": [1.0, 2.0]}}, errors={"on_row_error": "quarantine"})
+    settings["scoring"] = {"partitions": 1}
 
     with pytest.raises(ModelError, match=r"the model returned 1 prediction\(s\) for a batch of 2 row\(s\); it must return one for each"):
         score(settings, spark=spark)

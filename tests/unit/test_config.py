@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from typing import Any, get_args
 
@@ -25,6 +26,7 @@ from lakescore.config import (
     SparkConfig,
     TrackingConfig,
     keys_of,
+    mini_batch_limit,
     section_of,
 )
 
@@ -303,3 +305,58 @@ def test_the_formats_of_the_output_are_named_by_its_type() -> None:
         "parquet",
         *ROW_FILES,
     )
+
+
+# --- entry scripts
+
+
+@pytest.mark.parametrize(
+    ("value", "limit"),
+    [("5", (5, None)), (5, (5, None)), ("10KB", (None, 10_000)), ("1 MB", (None, 1_000_000)), ("1MiB", (None, 1_048_576))],
+)
+def test_a_mini_batch_is_so_many_items_or_bytes(value: Any, limit: tuple[int | None, int | None]) -> None:
+    size = ScoringConfig(mini_batch_size=value).mini_batch_size
+
+    assert size is not None
+    assert mini_batch_limit(size) == limit
+
+
+@pytest.mark.parametrize("value", ["0", "five", "-1", "1.5", "MB", "0KB"])
+def test_a_mini_batch_that_is_neither_is_refused(value: str) -> None:
+    assert re.search(r"must be (a number of items such as 5, or bytes|at least 1)", refused(ScoringConfig, mini_batch_size=value))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "uri must be set: the model that scores; or entry_script, a Python file with init() and run(mini_batch)"),
+        ({"uri": "m", "arguments": ["a"]}, "arguments belongs to entry_script, which is not set"),
+        (
+            {"entry_script": "s.py", "predict_method": "predict"},
+            "predict_method is for a model that Lakescore calls; with entry_script the script itself calls it",
+        ),
+        (
+            {"entry_script": "s.py", "side_inputs": {"a b": "x"}},
+            "side_inputs: 'a b' must be a name that can be an option (--a b PATH) of the script",
+        ),
+    ],
+)
+def test_keys_of_a_model_and_of_a_script_do_not_mix(values: dict[str, Any], message: str) -> None:
+    assert refused(ModelConfig, **values) == f"Value error, {message}"
+
+
+def test_mini_batches_are_cut_by_size_or_by_key() -> None:
+    assert refused(ScoringConfig, mini_batch_size="5", partition_keys="a").startswith("Value error, mini_batch_size and partition_keys")
+
+
+@pytest.mark.parametrize(
+    ("model", "scoring", "message"),
+    [
+        ({"uri": "m"}, {"processes": 2}, "scoring.processes belongs to model.entry_script, which is not set"),
+        ({"entry_script": "s.py"}, {"batch_size": 2}, "scoring.batch_size is for a model"),
+    ],
+)
+def test_scoring_keys_belong_to_what_scores(model: dict[str, Any], scoring: dict[str, Any], message: str) -> None:
+    given = {"source": SourceConfig(path="a"), "output": OutputConfig(path="o")}
+
+    assert message in refused(ScoreConfig, model=ModelConfig(**model), scoring=ScoringConfig(**scoring), **given)

@@ -74,6 +74,7 @@ def resolve(config: ModelConfig, client: MlflowClient, registry_uri: str | None,
     Raises:
         ModelError: in one line, with what exists instead.
     """
+    assert config.uri is not None, "an entry script without a model has nothing to resolve"
     label = f"model.uri: {config.uri}"
     roots.check(config.uri, config.allowed_roots, label)
     pinned, version = _pin(config.uri, client)
@@ -102,11 +103,12 @@ def resolve(config: ModelConfig, client: MlflowClient, registry_uri: str | None,
 
 def _as_folder(found: Path, pinned: str, config: ModelConfig, download_to: Path, label: str) -> tuple[Path, str]:
     """The model as an MLflow folder, a raw file wrapped, and its digest."""
+    assert config.uri is not None, "asked by the caller"
     if found.is_dir():
         for key in ("python_class", "input_shape"):
             if getattr(config, key) is not None:
                 raise ModelError(f"model.{key}: is for a raw PyTorch file, and {config.uri} is an MLflow model; leave it out")
-        return found, _digest(found)
+        return found, digest_of(found)
     if config.allowed_roots:
         found = Path(os.path.realpath(found))
     if config.python_class is not None and storage.scheme_of(config.uri) != "file":
@@ -123,6 +125,29 @@ def _signature(metadata: Model) -> Signature:
     if names and signature.features is None and signature.unnamed is None:
         return replace(signature, names=tuple(names))
     return signature
+
+
+def fetch_any(config: ModelConfig, client: MlflowClient, registry_uri: str | None, download_to: Path) -> tuple[str, str | None, Path]:
+    """Pin a model of any kind, also a raw file or a folder without MLmodel, and bring it here: for an entry script, which loads it.
+
+    Returns:
+        The pinned URI, the version where the URI or the model itself tells it, and its file or folder.
+
+    Raises:
+        ModelError: it does not exist or cannot be fetched.
+    """
+    assert config.uri is not None, "asked by the caller"
+    label = f"model.uri: {config.uri}"
+    roots.check(config.uri, config.allowed_roots, label)
+    pinned, version = _pin(config.uri, client)
+    path = Path(storage.absolute(config.uri))
+    if storage.scheme_of(config.uri) != "file" or not path.exists():
+        path = fetch(config.uri, pinned, client, registry_uri, download_to, label)
+    if storage.scheme_of(config.uri) == "file":
+        roots.check(str(path), config.allowed_roots, label)
+    if version is None and (path / "MLmodel").is_file():
+        version = Model.load(str(path)).model_id
+    return pinned, version, path
 
 
 def _pin(uri: str, client: MlflowClient) -> tuple[str, str | None]:
@@ -242,7 +267,8 @@ def result_type(config: ModelConfig, signature: Signature) -> T.DataType:
     return signature.result
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """SHA-256 over the names and contents of all files of a folder."""
     digest = hashlib.sha256()
     for folder, folders, files in os.walk(path):
         folders.sort()
