@@ -20,6 +20,8 @@ ROW_PER_FILE = ("images", "text_files", "binary")
 EXCLUSIVE_KEYS = {"source": ("path", "table", "query", "rows", "data"), "output": ("path", "table")}
 # One file for the whole batch instead of a table, and what it is called; None: nothing is written.
 ROW_FILES = {"jsonl": "batch-infer-res.jsonl", "append_row": "parallel_run_step.txt", "summary_only": None}
+# Java's largest int, which Spark takes for numbers of rows and tasks.
+_INT = 2**31 - 1
 _BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+@=~-]{0,127}")
 
 
@@ -263,7 +265,7 @@ class SourceConfig(Section):
     image: ImageConfig | None = None
     ddl: Text | None = Field(default=None, alias="schema")
     filter: Text | None = None
-    limit: Annotated[int, Field(ge=0)] | None = None
+    limit: Annotated[int, Field(ge=0, le=_INT)] | None = None
     version: Annotated[int, Field(ge=0)] | None = None
     timestamp: Text | None = None
 
@@ -303,8 +305,8 @@ class ScoringConfig(Section):
     """How the work is spread."""
 
     engine: Literal["spark_udf"] = "spark_udf"
-    batch_size: Annotated[int, Field(ge=1)] | None = None
-    partitions: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=_INT)] | None = None
+    partitions: Annotated[int, Field(ge=1, le=_INT)] | None = None
     mini_batch_size: Annotated[Text, AfterValidator(_mini_batch_size)] | None = None
     partition_keys: Names = ()
     processes: Annotated[int, Field(ge=1)] | None = None

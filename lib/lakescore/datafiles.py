@@ -6,21 +6,17 @@ no UTF-8 it reads with other characters.
 
 from __future__ import annotations
 
-import codecs
-import io
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.orc as orc
 import pyarrow.parquet as pq
 
+from lakescore import text_checks
 from lakescore.errors import InputError
 from lakescore.readers import option
 from lakescore.storage import File
@@ -29,8 +25,6 @@ from lakescore.storage import File
 MAX_FILES = 2_000
 # So many bytes of text files are looked at, over all of them.
 MAX_TEXT = 64 << 20
-COMPRESSED = (".gz", ".gzip", ".bz2", ".zst", ".lz4", ".snappy", ".deflate", ".xz", ".zip")
-_DECOMPRESSED = {".gz": "gzip", ".gzip": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 _AVRO_MAGIC = b"Obj\x01"
 
 Found = tuple[Any, File]  # a file and the pyarrow file system that it is on
@@ -158,83 +152,8 @@ _FOOTERS: dict[str, Callable[[Any], Footer]] = {"parquet": _parquet, "orc": _orc
 
 
 def _check_text(files: Sequence[Found], format_: str, options: Mapping[str, str]) -> None:
-    encoding = option(options, "encoding") or option(options, "charset") or "UTF-8"
-    if encoding.upper() not in ("UTF-8", "UTF8"):
-        return
-    dialect = any(option(options, name) for name in ("multiLine", "quote", "escape", "lineSep", "comment"))
     left = MAX_TEXT
     for fs, file in files[:MAX_FILES]:
         if left <= 0:
             return
-        separator = _separator(file, options) if format_ == "csv" and not dialect else None
-        left -= _check_lines(fs, file, left, separator)
-
-
-def _separator(file: File, options: Mapping[str, str]) -> bytes | None:
-    """What separates the values; None where it is more than one character."""
-    given = option(options, "sep") or option(options, "delimiter") or ("\t" if _is_tabs(file) else ",")
-    found = given.replace("\\t", "\t").encode()
-    return found if len(found) == 1 else None
-
-
-def _is_tabs(file: File) -> bool:
-    return ".tsv" in [suffix.lower() for suffix in PurePosixPath(file.path).suffixes]
-
-
-def _check_lines(fs: Any, file: File, most: int, separator: bytes | None) -> int:
-    """Look for bytes that are no UTF-8, and for quotes that their line does not close: Spark would go on with the next line as a row.
-
-    Returns how many bytes were looked at, after decompression.
-    """
-    decoder, done, rest, lines = codecs.getincrementaldecoder("utf-8")(), 0, b"", 0
-    try:
-        with _text_stream(fs, file) as stream:
-            while done < most and (block := stream.read(1 << 20)):
-                _decode(decoder, block, done, file)
-                done += len(block)
-                # A line may end with \\r alone; one at the end of the block may be half of \\r\\n.
-                *whole, rest = (rest + block).splitlines(keepends=True)
-                if separator is not None:
-                    _check_quotes(file, whole, lines, separator)
-                lines += len(whole)
-            if separator is not None and done < most:
-                _check_quotes(file, [rest] if rest else [], lines, separator)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"source.path: {file.path} cannot be read: {reason}") from error
-    return done
-
-
-def _text_stream(fs: Any, file: File) -> Any:
-    """The text, decompressed where pyarrow can; an empty one where only Spark can."""
-    suffix = PurePosixPath(file.path).suffix.lower()
-    if suffix in COMPRESSED and suffix not in _DECOMPRESSED:
-        return io.BytesIO()
-    return fs.open_input_stream(file.path, compression=_DECOMPRESSED.get(suffix))
-
-
-def _decode(decoder: codecs.IncrementalDecoder, block: bytes, before: int, file: File) -> None:
-    try:
-        decoder.decode(block, final=False)
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"source.path: {file.path} is no UTF-8 (byte 0x{error.object[error.start]:02x} near position {before + error.start}); "
-            "set source.options.encoding, for example ISO-8859-1"
-        ) from error
-
-
-def _check_quotes(file: File, lines: Sequence[bytes], before: int, separator: bytes) -> None:
-    whole = _csv_line(separator)
-    for number, line in enumerate(lines, before + 1):
-        if line.count(b'"') % 2 and not whole.fullmatch(line.rstrip(b"\r\n")):
-            raise InputError(
-                f"source.path: {file.path}, line {number}: a quote is not closed in its line; if values span lines, set "
-                "source.options.multiLine=true"
-            )
-
-
-@lru_cache
-def _csv_line(separator: bytes) -> re.Pattern[bytes]:
-    """Values with a separator between: quoted, the quotes in them doubled, or not beginning with a quote."""
-    sep = re.escape(separator)
-    return re.compile(rb'(?:(?:"(?:[^"]|"")*"|[^"%b][^%b]*|)(?:%b|$))*' % (sep, sep, sep))
+        left -= text_checks.check(fs, file, format_, options, left)

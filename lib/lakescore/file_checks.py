@@ -13,10 +13,11 @@ import pyarrow as pa
 
 from lakescore import decoding, readers
 from lakescore.config import SourceConfig
-from lakescore.datafiles import COMPRESSED, MAX_FILES, MAX_TEXT, Found
+from lakescore.datafiles import MAX_FILES, MAX_TEXT, Found
 from lakescore.errors import InputError
 from lakescore.readers import option
 from lakescore.storage import is_hidden
+from lakescore.text_checks import ARCHIVES, COMPRESSED
 
 
 def check(files: Sequence[Found], config: SourceConfig) -> int | None:
@@ -56,7 +57,7 @@ def _check_image(found: Found) -> None:
 def _check_texts(files: Sequence[Found], encoding: str) -> None:
     left = MAX_TEXT
     for fs, file in files:
-        if PurePosixPath(file.path).suffix.lower() in COMPRESSED:
+        if PurePosixPath(file.path).suffix.lower() in (*COMPRESSED, *ARCHIVES):
             raise InputError(f"source.path: {file.path} is compressed; unpack it, or choose the texts with source.options.pathGlobFilter")
         if left > 0:
             left -= _check_text(fs, file.path, encoding, left)

@@ -166,6 +166,7 @@ def _is_delta(folder: storage.Location) -> bool:
 def _refuse_unread(files: Sequence[tuple[storage.Location, storage.File]], config: SourceConfig) -> None:
     """Refuse files that Spark would leave out silently, or read twice."""
     seen: set[str] = set()
+    levels: dict[str, tuple[str, ...]] = {}
     recursive = config.format in ROW_PER_FILE or (option(config.options, "recursiveFileLookup") or "").lower() == "true"
     for location, file in files:
         if file.path in seen:
@@ -176,6 +177,13 @@ def _refuse_unread(files: Sequence[tuple[storage.Location, storage.File]], confi
             raise InputError(
                 f"source.path: Spark would leave out {file.path}, because it does not look into folders that are no partitions; set "
                 "source.options.recursiveFileLookup=true, or list the folders"
+            )
+        names = tuple(folder.partition("=")[0] for folder in folders)
+        if not recursive and names != levels.setdefault(location.path, names):
+            # Spark takes partitions from one level of folders, and leaves out the files above it.
+            raise InputError(
+                f"source.path: {file.path} lies beside partition folders, or in others than the first file's "
+                f"({'/'.join(levels[location.path]) or 'none'}); Spark would leave out one or the other. Read them apart"
             )
 
 

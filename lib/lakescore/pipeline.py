@@ -685,7 +685,8 @@ def _probe(plan: Plan, predict: Any) -> None:
 
     The row goes through the driver: a limit below a Python UDF makes Spark throw the worker away, with all that it has loaded.
     """
-    row = _aligned(plan).select(_features(plan).alias(_FEATURES)).limit(1).toArrow()
+    with translated(_doing(plan.config), InputError):
+        row = _aligned(plan).select(_features(plan).alias(_FEATURES)).limit(1).toArrow()
     if not row.num_rows:
         return
     one = plan.spark.createDataFrame(row).coalesce(1)

@@ -11,7 +11,7 @@ HIDDEN = "***"
 # The words that make a configuration key, an option or a query parameter a secret.
 _SECRET_WORDS = (
     r"pass(?:word|wd|phrase)|(?<![a-z])(?:pass|sas)(?![a-z])|secret|token|api[-_.]?key|access[-_.]?key|account[-_.]?key|private[-_.]?key"
-    r"|credential|signature"
+    r"|credential|signature|passcode|(?<![a-z])(?:pwd|auth)(?![a-z])|(?:client|encryption)[-_.]?key|encryption[-_.]key[-_.]list"
 )
 _SECRET_KEY = re.compile(rf"(?:{_SECRET_WORDS})", re.IGNORECASE)
 # Keys that hold one of the words above and are no secret.
@@ -26,11 +26,19 @@ _USERINFO = re.compile(
 # Azure's URIs have the container before the @.
 _CONTAINER_SCHEMES = ("abfs", "abfss", "wasb", "wasbs")
 _AUTHORIZATION = re.compile(
-    r"(?P<name>\bauthorization['\"]?\s*[=:]\s*['\"]?(?:[A-Za-z]+\s+)?|\bbearer\s+(?=[^\s'\"]*\d))[^\s,;'\"]{8,}", re.IGNORECASE
+    r"(?P<name>\bauthorization['\"]?\s*[=:]\s*['\"]?(?:[A-Za-z]+\s+)?|\bbearer\s+(?=[^\s'\"]*\d)"
+    r"|\bbasic\s+(?=(?-i:[A-Za-z0-9+/]*[A-Z][A-Za-z0-9+/]*[0-9=])))[^\s,;'\"]{8,}"
+    r"|(?P<option>--?(?:password|passwd|pwd|token|secret)\s+)[^\s,;'\"]+",
+    re.IGNORECASE,
 )
+# What shows by its own form that it opens something: a signed JSON web token, a webhook's address.
+_BY_THEMSELVES = re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+|(?<=hooks\.slack\.com/services/)[\w/-]+")
 _QUERY = re.compile(rf"(?P<name>[?&;](?:[\w.-]*(?:{_SECRET_WORDS})[\w.-]*|sig|X-Amz-Security-Token))=[^&\s'\"]+", re.IGNORECASE)
 # The lookahead keeps the time linear in a long run of letters.
-_NAME = r"(?P<name>(?<![\w.-])(?=[\w.-]*(?:pass(?:word|wd|phrase)|secret|token|(?:api|access|account|private)[-_.]?key))[\w.-]+)"
+_NAME = (
+    r"(?P<name>(?<![\w.-])(?=[\w.-]*(?:pass(?:word|wd|phrase|code)|(?<![A-Za-z])pwd(?![A-Za-z])|secret|token"
+    r"|(?:api|access|account|private|client|encryption)[-_.]?key))[\w.-]+)"
+)
 # A value in quotes ends with them, or with the text where it was cut.
 _IN_QUOTES = r"\\?(?P<quote>['\"]).*?(?:\\?(?P=quote)|$)"
 # The words are those of this package's own errors about a key.
@@ -51,7 +59,8 @@ def redact(text: str) -> str:
     """Replace credentials in URIs, query strings and ``secret=value`` pairs by ``***``."""
     text = _USERINFO.sub(_hidden_user, text)
     text = _QUERY.sub(rf"\g<name>={HIDDEN}", text)
-    text = _AUTHORIZATION.sub(rf"\g<name>{HIDDEN}", text)
+    text = _AUTHORIZATION.sub(lambda found: f"{found['name'] or found['option']}{HIDDEN}", text)
+    text = _BY_THEMSELVES.sub(HIDDEN, text)
     return _ASSIGNMENT.sub(_hidden_value, _ITEM.sub(_hidden_value, text))
 
 

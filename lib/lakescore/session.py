@@ -34,6 +34,8 @@ _OWN_DEFAULTS = {
     # INT96, Spark's default, has no statistics in the Parquet footer and overflows other readers on far dates.
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     "spark.ui.showConsoleProgress": "false",
+    # The same times in the model's hands wherever the job runs.
+    "spark.sql.session.timeZone": "UTC",
 }
 
 

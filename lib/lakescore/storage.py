@@ -137,6 +137,11 @@ class Location:
     def _info(self) -> pafs.FileInfo:
         return self.fs.get_file_info(self.path)
 
+    def nearest_above(self) -> Location:
+        """The nearest folder or file above that exists."""
+        parents = (Location(self.fs, str(parent)) for parent in PurePosixPath(self.path).parents)
+        return next((parent for parent in parents if parent.exists()), Location(self.fs, "/"))
+
     def children(self) -> list[Location]:
         """What lies directly in a folder, sorted by name; nothing where there is no folder."""
         selector = pafs.FileSelector(self.path, allow_not_found=True)

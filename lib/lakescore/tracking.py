@@ -30,7 +30,7 @@ from mlflow.environment_variables import (
 )
 from mlflow.exceptions import MlflowException
 
-from lakescore import frames
+from lakescore import frames, mlflow_defaults
 from lakescore.config import ScoreConfig, TrackingConfig
 from lakescore.errors import PlatformError
 from lakescore.redact import redact, redact_tree
@@ -87,7 +87,7 @@ def client_for(config: TrackingConfig) -> MlflowClient:
     Raises:
         PlatformError: a server does not answer, or the store's packages are missing.
     """
-    tracking_uri = config.tracking_uri or mlflow.get_tracking_uri()
+    tracking_uri = config.tracking_uri or mlflow_defaults.tracking_uri()
     _require_answer("tracking.tracking_uri", tracking_uri)
     if config.registry_uri:
         _require_answer("tracking.registry_uri", config.registry_uri)
@@ -103,7 +103,7 @@ def client_for(config: TrackingConfig) -> MlflowClient:
 
 def client_for_looking(config: TrackingConfig, scratch: Path) -> MlflowClient:
     """A client that leaves nothing behind: MLflow makes a local store when it is asked, so an empty one in ``scratch`` stands for it."""
-    uri = config.tracking_uri or mlflow.get_tracking_uri()
+    uri = config.tracking_uri or mlflow_defaults.tracking_uri()
     if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).exists():
         config = config.model_copy(update={"tracking_uri": f"{_SQLITE}{scratch}/empty.db"})
     return client_for(config)

@@ -230,6 +230,32 @@ def _tables(spark: SparkSession) -> list[str]:
     return [row["tableName"] for row in spark.sql("SHOW TABLES IN ml").collect() if not row["isTemporary"]]
 
 
+def test_a_merged_parquet_table_is_compared_with_all_its_batches(
+    spark: SparkSession, config: Make, linear_uri: str, features: list[str], tmp_path: Path
+) -> None:
+    columns = ", ".join(f"0.5D AS {name}" for name in features)
+
+    def run(date: str, extra: str) -> ScoreResult:
+        output = {"path": str(tmp_path / "out"), "format": "parquet", "merge_schema": True}
+        return score(
+            config(run={"date": date}, model={"uri": linear_uri}, source={"query": f"SELECT {columns}{extra}"}, output=output), spark=spark
+        )
+
+    run("2026-01-01", ", 1.5D AS x")
+    run("2026-01-02", "")
+
+    with pytest.raises(OutputError, match="column 'x' is double in the table and string in this batch"):
+        run("2026-01-03", ", 'text' AS x")
+
+
+@pytest.mark.parametrize(("path", "text"), [("file/out", "is a file, so there can be no folder"), ("x" * 300, "is no path that can be")])
+def test_an_output_that_cannot_be_made_is_refused(run: Score, tmp_path: Path, path: str, text: str) -> None:
+    (tmp_path / "file").write_text("x")
+
+    with pytest.raises(OutputError, match=text):
+        run(f"output.path={tmp_path}/{path}")
+
+
 class TestDeltaTablesOfOthers:
     """What another writer has put into the table, or asked of it, holds."""
 

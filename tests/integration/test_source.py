@@ -458,6 +458,17 @@ def test_an_unknown_delta_version_is_refused(spark: SparkSession, delta: Path) -
     assert refusal(spark, InputError, path=str(delta), version=7) == f"source.version: {delta} has the versions up to 0; got 7"
 
 
+def test_a_file_beside_partition_folders_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    for name in ("k=1/x.csv", "y.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        file_with(tmp_path, name, "id\n1\n")
+
+    assert refusal(spark, InputError, path=str(tmp_path)) == (
+        f"source.path: {tmp_path}/y.csv lies beside partition folders, or in others than the first file's (k); Spark would leave out one "
+        "or the other. Read them apart"
+    )
+
+
 @pytest.mark.parametrize(("key", "value"), [("version", 1), ("timestamp", "2026-01-01")])
 def test_only_a_delta_table_has_versions(spark: SparkSession, tmp_path: Path, key: str, value: Any) -> None:
     path = file_with(tmp_path, "a.csv", "id\n1\n")

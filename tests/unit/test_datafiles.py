@@ -56,6 +56,8 @@ def _check(path: Path, **options: str) -> None:
         ("a.csv", b'id\tx\n1\t"a\nb"\n', {"delimiter": r"\t"}, 2),
         ("a.csv", b'id,x\r\n1,2\r\n1,"a\rb"\r\n', {}, 3),
         ("a.csv", b"id,x\n" + b'1,"a"\n' * 300_000 + b'2,"b', {}, 300_002),
+        ("a.csv", b"id,x\n1,'a\n2,b'\n", {"quote": "'"}, 2),
+        ("a.csv", b'id,x\n1,"a\\"\n2,b"\n', {"escape": "\\"}, 2),
         ("a.tsv.gz", gzip.compress(b'id\tx\n1\t"a\nb"\n'), {}, 2),
         ("a.csv.bz2", bz2.compress(b'id,x\n1,"a\nb"\n'), {}, 2),
     ],
@@ -80,7 +82,10 @@ def test_a_quote_that_its_line_does_not_close_is_refused(
         (b'id,x\r\n1,"a ""b"""\r\n2,5" pipe', {}),
         (b'id;x\n1;"a\nb"\n', {"sep": ";", "multiLine": "true"}),
         (b'id||x\n1||"a"\n', {"sep": "||"}),
-        (b"id,x\n1,'a\n", {"quote": "'"}),
+        (b"id,x\n1,'a,b'\n", {"quote": "'"}),
+        (b'id,x\n1,"a\\"b"\n', {"escape": "\\"}),
+        (b"#x,'\nid,x\n", {"comment": "#", "quote": "'"}),
+        (b"id,x\n1,'a\n", {"lineSep": ";"}),
         ("id,x\n1,é\n".encode("latin1"), {"encoding": "ISO-8859-1"}),
         (b"", {}),
     ],
@@ -112,3 +117,47 @@ def test_a_file_that_is_not_compressed_as_its_name_says_is_named(tmp_path: Path)
 
     with pytest.raises(InputError, match=f"source.path: {tmp_path}/a.csv.gz cannot be read: "):
         _check(tmp_path / "a.csv.gz")
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "where"),
+    [
+        ('{"a": 1}\n{"a": 2} {"a": 3}\n', {}, ", line 2: something stands behind the JSON value"),
+        ('{"a": 1} junk', {}, ", line 1: something stands behind the JSON value"),
+        ('{"a": 1}\n{"a": 2}\n', {"multiLine": "true"}, ": something stands behind the first JSON value"),
+    ],
+)
+def test_json_that_spark_would_leave_out_is_refused(tmp_path: Path, content: str, options: dict[str, str], where: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+
+    with pytest.raises(InputError, match=f"source.path: {tmp_path}/a.json{where}"):
+        _check(tmp_path / "a.json", **options)
+
+
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        ('{"a": 1}\n\n{"a": [1, 2]} \r\n', {}),
+        ('[{"a": 1},\n{"a": 2}]\n', {"multiLine": "true"}),
+        ("not json", {}),
+        ('\ufeff{"a": 1}\n', {}),
+    ],
+)
+def test_json_of_one_value_on_each_line_passes(tmp_path: Path, content: str, options: dict[str, str]) -> None:
+    (tmp_path / "a.json").write_text(content, encoding="utf-8")
+
+    _check(tmp_path / "a.json", **options)
+
+
+def test_an_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv.zip").write_bytes(b"PK")
+
+    with pytest.raises(InputError, match=r"Spark cannot read .zip files; unpack it, or compress it with gzip, bzip2 or zstd"):
+        _check(tmp_path / "a.csv.zip")
+
+
+def test_a_long_line_of_quotes_that_does_not_fit_takes_no_long_time(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b'"a""b",' * 20_000 + b'"')
+
+    with pytest.raises(InputError, match="line 1: a quote is not closed"):
+        _check(tmp_path / "a.csv")

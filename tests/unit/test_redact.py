@@ -153,3 +153,34 @@ def test_the_original_keeps_its_secrets() -> None:
     redact_tree(tree)
 
     assert tree == {"a": {"password": "x"}}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "spark.hadoop.parquet.encryption.key.list", "spark.hadoop.fs.s3a.encryption.key", "spark.hadoop.fs.s3a.server-side-encryption.key",
+        "spark.executorEnv.DB_PWD", "pwd", "passcode", "auth", "client_key",
+    ],
+)  # fmt: skip
+def test_less_usual_names_of_secrets_are_known(key: str) -> None:
+    assert is_secret_key(key)
+
+
+@pytest.mark.parametrize("key", ["author", "spark.authenticate", "keys", "primary_key", "pwdless"])
+def test_names_that_only_look_like_them_are_not(key: str) -> None:
+    assert not is_secret_key(key)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("-Dmy.pwd=hunter2 -Xmx1g", "-Dmy.pwd=*** -Xmx1g"),
+        ("run --password hunter2 now", "run --password *** now"),
+        ("Basic dXNlcjpodW50ZXIy", "Basic ***"),
+        ("a basic understanding", "a basic understanding"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl", "***"),
+        ("https://hooks.slack.com/services/T000/B000/XXXX", "https://hooks.slack.com/services/***"),
+    ],
+)
+def test_secrets_of_other_forms_are_hidden(text: str, shown: str) -> None:
+    assert redact(text) == shown

@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
@@ -17,6 +14,7 @@ from mlflow.models import Model
 
 from lakescore import storage
 from lakescore.errors import ModelError, did_you_mean, listing
+from lakescore.mlflow_defaults import as_default
 
 log = logging.getLogger(__name__)
 
@@ -57,23 +55,6 @@ def fetch_module(pinned: str, python_class: str, folder: Path) -> None:
         with contextlib.suppress(Exception):
             download_artifacts(artifact_uri=f"{pinned.rpartition('/')[0]}/{name}", dst_path=str(folder))
             return
-
-
-@contextmanager
-def as_default(tracking_uri: str, registry_uri: str | None) -> Iterator[None]:
-    """Make the configured servers MLflow's own for a moment: it looks ``models:/`` up there, whatever it is told."""
-    tracking_before, registry_before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-    try:
-        if tracking_before != tracking_uri:
-            mlflow.set_tracking_uri(tracking_uri)
-        if registry_uri is not None and registry_before != registry_uri:
-            mlflow.set_registry_uri(registry_uri)
-        yield
-    finally:
-        if tracking_before != tracking_uri:
-            mlflow.set_tracking_uri(tracking_before)
-        if registry_uri is not None and registry_before != registry_uri:
-            mlflow.set_registry_uri(registry_before)
 
 
 def _local(uri: str, label: str) -> Path:

@@ -21,8 +21,9 @@ from mlflow.utils import validation
 
 from lakescore import storage
 from lakescore.errors import ConfigError, LakescoreError, ModelError
+from lakescore.mlflow_defaults import as_default
 from lakescore.models import raw, roots, sample
-from lakescore.models.fetch import as_default, fetch, fetch_module, what_it_is
+from lakescore.models.fetch import fetch, fetch_module, what_it_is
 from lakescore.redact import redact
 
 log = logging.getLogger(__name__)

@@ -114,8 +114,15 @@ class PathSink:
         return self.location.rstrip("/") + place.path.removeprefix(self._root.path.rstrip("/"))
 
     def _refuse_file(self) -> None:
-        if self._root.exists() and not self._root.is_dir():
+        try:
+            there = self._root.exists()
+            above = None if there or not self._root.is_local else self._root.nearest_above()
+        except (OSError, ValueError) as error:
+            raise OutputError(f"output.path: {self.location[:200]!r} is no path that can be written to: {error}") from error
+        if there and not self._root.is_dir():
             raise OutputError(f"output.path: {self.location} is a file; give a folder")
+        if above is not None and not above.is_dir():
+            raise OutputError(f"output.path: {above.path} is a file, so there can be no folder {self.location}")
 
     def _remove_attempt(self, folder: Location, *parents: Location) -> None:
         """Remove a staged attempt, and the folders above it that it leaves empty."""

@@ -88,11 +88,12 @@ class ParquetSink(PathSink):
         foreign = [c.name for c in self._root.children() if not storage.is_hidden(c.name) and not c.name.startswith(f"{PARTITION}=")]
         if foreign:
             raise OutputError(f"output.path: {self.location} holds what Lakescore did not write ({listing(foreign)}); give another path")
-        newest = self._newest_file()
-        if newest is None:
+        # Without merge_schema all batches have the same columns, so that one file tells them.
+        files = self._batch_files(None if self._config.merge_schema else 1)
+        if not files:
             return
-        with translated(f"output.path: {newest} cannot be read", OutputError):
-            existing = spark.read.parquet(storage.for_spark_reader(newest)).schema
+        with translated(f"output.path: {self.location} cannot be read", OutputError):
+            existing = spark.read.option("mergeSchema", "true").parquet(*map(storage.for_spark_reader, files)).schema
         inside = T.StructType([field for field in schema.fields if field.name not in (PARTITION, BATCH)])
         compare_schemas(existing, inside, self._config.merge_schema, f"output.path: {self.location}")
 
@@ -150,14 +151,17 @@ class ParquetSink(PathSink):
                 found += [f"{day.name}/{c.name}" for c in day.children() if unquote(c.name) == f"{BATCH}={self._batch.batch_id}"]
         return found
 
-    def _newest_file(self) -> str | None:
-        days = [child for child in self._root.children() if child.name.startswith(f"{PARTITION}=")]
-        for day in reversed(days):
-            files = [file for file in day.files() if file.path.endswith(".parquet")]
-            if files:
-                newest = max(files, key=lambda file: file.modified_ms)
-                return self._path_of(storage.Location(self._root.fs, newest.path))
-        return None
+    def _batch_files(self, most: int | None) -> list[str]:
+        """One file of each batch that readers see, the newest dates first."""
+        found: list[str] = []
+        for day in reversed([child for child in self._root.children() if child.name.startswith(f"{PARTITION}=")]):
+            for batch in day.children():
+                file = next((file for file in batch.files() if file.path.endswith(".parquet")), None)
+                if file is not None:
+                    found.append(self._path_of(storage.Location(self._root.fs, file.path)))
+                if len(found) == most:
+                    return found
+        return found
 
     def _stage_empty(self, df: DataFrame, folder: storage.Location) -> list[StagedFile]:
         """A batch without rows leaves its folder too, with one empty file: a rerun finds it, and a reader has columns."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
-from lakescore.catalog import quote_table, split_table, table_version
+from lakescore.catalog import did_you_mean_table, quote_table, split_table, table_version
 from lakescore.config import OutputConfig
 from lakescore.errors import OutputError, listing
 from lakescore.failures import first_line, translated
@@ -56,9 +56,9 @@ class TableSink:
     def find(self, spark: SparkSession | None) -> bool | None:
         if spark is None:
             return None
-        if not spark.catalog.tableExists(self._name):
-            return False
         with translated(f"output.table: {self.location} cannot be read", OutputError):
+            if not spark.catalog.tableExists(self._name):
+                return False
             rows = spark.read.table(self._name)
             if BATCH in rows.columns and not rows.where(f"{BATCH} = '{self._batch.batch_id}'").limit(1).isEmpty():
                 return True
@@ -67,9 +67,11 @@ class TableSink:
 
     def check(self, spark: SparkSession, schema: T.StructType) -> None:
         refuse_schema(schema, f"output.table: {self.location}")
-        self._exists = spark.catalog.tableExists(self._name)
-        if not self._exists:
-            return
+        with translated(f"output.table: {self.location}", OutputError):
+            self._exists = spark.catalog.tableExists(self._name)
+            if not self._exists:
+                self._refuse_missing_schema(spark)
+                return
         try:
             detail = spark.sql(f"DESCRIBE DETAIL {self._name}").select("format", "partitionColumns").first()
         except Exception as error:
@@ -83,6 +85,10 @@ class TableSink:
             )
         existing = spark.read.table(self._name).schema
         self._merges = compare_schemas(existing, schema, self._config.merge_schema, f"output.table: {self.location}")
+
+    def _refuse_missing_schema(self, spark: SparkSession) -> None:
+        if self._schema and not spark.catalog.databaseExists(self._schema):
+            raise OutputError(f"output.table: the schema {self._schema} does not exist.{did_you_mean_table(spark, self._name)}")
 
     def stage(self, df: DataFrame) -> Staged:
         handle = _Handle(self._staging_name())
