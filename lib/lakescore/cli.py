@@ -16,7 +16,8 @@ from lakescore.redact import redact
 from lakescore.version import __version__
 
 if TYPE_CHECKING:
-    from lakescore.pipeline import Plan, ScoreResult
+    from lakescore.pipeline import ScoreResult
+    from lakescore.planning import Plan
 
 DEFAULT_CONFIG = "conf/score.yaml"
 _SCORE_HELP = """Score a source with an MLflow model and append the predictions to a Delta or Parquet table.
@@ -255,7 +256,7 @@ def _configure_logging(verbose: bool) -> None:
 def describe_plan(plan: Plan) -> str:
     """What a dry run prints."""
     from lakescore import tracking
-    from lakescore.pipeline import output_schema
+    from lakescore.planning import output_schema
 
     lines = ["# resolved configuration", tracking.as_yaml(plan.config).rstrip(), "", "# model"]
     given = plan.config.model.uri or plan.config.model.entry_script

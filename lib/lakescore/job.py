@@ -1,0 +1,238 @@
+"""A plan in, a batch that no reader sees out, counted and audited: the one Spark job of a run, and what is tried before it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import Column, DataFrame, Observation
+from pyspark.sql import functions as F
+
+from lakescore import columns, console, planning, progress, session
+from lakescore.config import ROW_PER_FILE, ErrorsConfig, ScoreConfig
+from lakescore.engine import bundle, entry_script, guard, spark_udf
+from lakescore.engine.isolation import ERROR_FIELD
+from lakescore.errors import InputError, LakescoreError, ModelError
+from lakescore.failures import translated
+from lakescore.lineage import Lineage
+from lakescore.planning import OWN, PREDICTION, ROW, Plan
+from lakescore.schema import PARTITION
+from lakescore.sinks import Staged
+from lakescore.tracking import Record
+
+log = logging.getLogger(__name__)
+
+_FEATURES = f"{OWN}features"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A batch that no reader sees yet, and what was counted while it was made.
+
+    Attributes:
+        staged: the scored rows; failed: the quarantined rows, None where there are none.
+        read, scored, quarantined: rows as they were counted on the way.
+        counts: null, NaN and infinite predictions.
+        example: the error of one of the quarantined rows.
+        failures: what an entry script's failed items were, as ``entry_script.refuse`` judges them; empty for a model.
+    """
+
+    staged: Staged
+    failed: Staged | None
+    read: int
+    scored: int
+    quarantined: int
+    counts: Mapping[str, int]
+    example: str
+    failures: Mapping[str, Any]
+
+
+def scorer(plan: Plan, record: Record, scratch: Path) -> Callable[[DataFrame], DataFrame]:
+    """What adds the predictions to the aligned rows, tried out on a worker; and why a row has none, where that is an answer."""
+    return _model_scorer(plan, record, scratch) if plan.script is None else _script_scorer(plan, plan.script, record, scratch)
+
+
+def _script_scorer(plan: Plan, settings: entry_script.Settings, record: Record, scratch: Path) -> Callable[[DataFrame], DataFrame]:
+    with record.stage("probe"):
+        runner = entry_script.ship(plan.spark, settings, scratch)
+        entry_script.try_out(plan.spark, runner)
+    log.info("probe: %s imported and initialised on a worker, %.1f s", settings.script, record.seconds["probe"])
+    is_files = plan.config.source.format in ROW_PER_FILE
+    features: Sequence[str] | str = "path" if is_files else [one.feature.name for one in plan.alignment.inputs]
+
+    def score(df: DataFrame) -> DataFrame:
+        answered = entry_script.with_results(df, runner, features, plan.result_type, PREDICTION)
+        if plan.quarantine is None:
+            return answered
+        # A value that could not be cast is the row's own fault, whatever the script made of it.
+        return answered.withColumn(ERROR_FIELD, F.coalesce(F.concat(F.lit("InputError: "), F.col(guard.PROBLEM)), F.col(ERROR_FIELD)))
+
+    return score
+
+
+def _model_scorer(plan: Plan, record: Record, scratch: Path) -> Callable[[DataFrame], DataFrame]:
+    config = plan.config
+    shipped = bundle.build(plan.model.path, _contract(plan), config.model.env_manager != "local", scratch / "bundle")
+    with record.stage("probe"), translated("model: the worker's test row failed", ModelError):
+        predict = spark_udf.predictor(plan.spark, shipped, config.model.env_manager, config.model.params)
+        _probe(plan, predict)
+    log.info("probe: one row scored on a worker, %.1f s", record.seconds["probe"])
+    features = _features(plan)
+    if plan.quarantine is None:
+        return lambda df: spark_udf.with_predictions(df, predict, features, PREDICTION, plan.result_type)
+    return lambda df: spark_udf.with_predictions_or_errors(df, predict, features, PREDICTION, plan.result_type)
+
+
+def _contract(plan: Plan) -> bundle.Contract:
+    isolates = plan.quarantine is not None
+    return bundle.Contract(
+        result=plan.result_type,
+        method=plan.config.model.predict_method,
+        # Where rows are quarantined, a null among integers is found before it comes to pandas.
+        integers=() if isolates else plan.alignment.integers,
+        absent=plan.alignment.absent,
+        keys=plan.alignment.keys,
+        isolates=isolates,
+        tensor=plan.tensor,
+    )
+
+
+def _aligned(plan: Plan) -> DataFrame:
+    """The source's rows with the kept columns; where rows are quarantined, with the row as it was, and what is wrong with it."""
+    return columns.transform(plan.source.df, plan.alignment, None if plan.quarantine is None else (ROW, guard.PROBLEM))
+
+
+def _features(plan: Plan) -> Column:
+    """The model's features over the aligned rows, and beside them what names a row that fails."""
+    keys = {f"{guard.KEY}{name}": name for name in plan.alignment.keys}
+    return columns.features(plan.alignment, keys, None if plan.quarantine is None else guard.PROBLEM)
+
+
+def _probe(plan: Plan, predict: Any) -> None:
+    """Score one row on a worker first: a broken environment shows in seconds, and its message is the worker's own.
+
+    The row goes through the driver: a limit below a Python UDF makes Spark throw the worker away, with all that it has loaded.
+    """
+    with translated(_doing(plan.config), InputError):
+        row = _aligned(plan).select(_features(plan).alias(_FEATURES)).limit(1).toArrow()
+    if not row.num_rows:
+        return
+    one = plan.spark.createDataFrame(row).coalesce(1)
+    if plan.quarantine is None:
+        spark_udf.with_predictions(one, predict, F.col(_FEATURES), PREDICTION, plan.result_type).select(*planning.outputs(plan)).toArrow()
+    else:
+        one.select(predict(F.col(_FEATURES)).alias(PREDICTION)).toArrow()
+
+
+def _items(plan: Plan) -> tuple[str, ...]:
+    """The columns that tell a person which row is meant."""
+    return plan.alignment.keys or (("path",) if "path" in plan.alignment.kept else plan.alignment.kept[:4])
+
+
+def stage(plan: Plan, record: Record, scorer: Callable[[DataFrame], DataFrame], lineage: Lineage, total_rows: int | None) -> Work:
+    """The one job: read, score, count, write."""
+    df = _aligned(plan)
+    if plan.config.scoring.partitions is not None:
+        df = df.repartition(plan.config.scoring.partitions)
+    # The counters stand in the stage that writes: what a retried task counted is replaced, not added.
+    read = Observation()
+    answered = scorer(df.observe(read, F.count(F.lit(1)).alias("rows")))
+    bar = progress.shown(lambda: session.job_progress(plan.spark), "scoring", total_rows, console.terminal())
+    with record.stage("score"), bar, translated(_doing(plan.config), LakescoreError):
+        if plan.quarantine is None:
+            return _stage_all(plan, answered, lineage, read)
+        with session.persisted(answered) as kept:
+            return _stage_apart(plan, kept, lineage, read)
+
+
+def _doing(config: ScoreConfig) -> str:
+    """What a failure that names nothing may come from: the expressions that are evaluated with the rows."""
+    expressions = {"source.query": config.source.query, "source.filter": config.source.filter}
+    given = [f"{key}: {text}" for key, text in expressions.items() if text is not None]
+    if config.output.partition_by != PARTITION:
+        given.append(f"output.partition_by: {config.output.partition_by}")
+    return "; ".join(given) or "scoring failed"
+
+
+def _stage_all(plan: Plan, df: DataFrame, lineage: Lineage, read: Observation) -> Work:
+    scored = Observation()
+    df = df.observe(scored, *spark_udf.nan_counts(df, PREDICTION), *_script_summary(plan, df))
+    staged = plan.sink.stage(planning.finished(plan, df, lineage))
+    found = dict(scored.get)
+    failures = {name: found.pop(name) for name in entry_script.SUMMARY if name in found}
+    counts = {name: int(value) for name, value in found.items()}
+    return Work(staged, None, int(read.get["rows"]), counts.pop("rows"), 0, counts, "", failures)
+
+
+def _stage_apart(plan: Plan, df: DataFrame, lineage: Lineage, read: Observation) -> Work:
+    """What was scored to the output, and what was not to the quarantine, if there is any."""
+    assert plan.quarantine is not None, "asked by the caller"
+    work = _stage_all(plan, df.where(F.col(ERROR_FIELD).isNull()), lineage, read)
+    if work.read == work.scored:
+        return work
+    try:
+        seen = Observation()
+        failed = df.where(F.col(ERROR_FIELD).isNotNull())
+        example = F.min(ERROR_FIELD).alias("example")
+        failed = failed.observe(seen, F.count(F.lit(1)).alias("rows"), example, *_script_summary(plan, failed))
+        staged = plan.quarantine.stage(planning.quarantined(plan, failed, ERROR_FIELD, lineage))
+        failures = {name: seen.get[name] for name in entry_script.SUMMARY if name in seen.get}
+        return replace(work, failed=staged, quarantined=int(seen.get["rows"]), example=str(seen.get["example"]), failures=failures)
+    except BaseException:
+        plan.sink.discard(work.staged)
+        raise
+
+
+def _script_summary(plan: Plan, df: DataFrame) -> list[Column]:
+    return [] if plan.script is None else entry_script.summary(df, _items(plan))
+
+
+def audit(work: Work) -> None:
+    """Raise LakescoreError unless every row that was read is staged once, scored or quarantined."""
+    quarantined = work.failed.rows if work.failed else 0
+    if work.read != work.scored + work.quarantined or work.scored != work.staged.rows or work.quarantined != quarantined:
+        raise LakescoreError(
+            f"the rows do not reconcile: {work.read} read, {work.scored} scored, {work.staged.rows} staged, {work.quarantined} failed, "
+            f"{quarantined} quarantined; nothing was published. Run it again, and report it if it stays"
+        )
+
+
+def refuse_too_many(work: Work, errors: ErrorsConfig) -> None:
+    """The thresholds; without one, a batch of which every row failed is no batch."""
+    if errors.error_threshold is not None:
+        key, most = "errors.error_threshold", work.read if errors.error_threshold < 0 else errors.error_threshold
+    elif errors.max_failed_fraction is not None:
+        # As a share, and not as a number of rows: 0.0003 * 10,000 is less than 3.
+        within = work.quarantined <= errors.max_failed_fraction * work.read or work.quarantined / work.read <= errors.max_failed_fraction
+        key, most = "errors.max_failed_fraction", work.quarantined if within else int(errors.max_failed_fraction * work.read)
+    else:
+        key, most = "errors.on_row_error", max(work.read - 1, 0)
+    if work.quarantined > most:
+        raise InputError(
+            f"{key}: {work.quarantined} of {work.read} rows could not be scored, and at most {most} may be quarantined; nothing was "
+            f"published. One of them: {work.example}"
+        )
+
+
+def publish_quarantine(plan: Plan, work: Work) -> None:
+    """Before the output: a crash between the two leaves a quarantine that the rerun replaces, and never a batch that lacks its own."""
+    if plan.quarantine is None:
+        return
+    if work.failed is not None:
+        plan.quarantine.publish(plan.spark, work.failed)
+    elif plan.quarantine.find(plan.spark):
+        # This batch was there before with rows that are good now.
+        lineage = plan.lineage("", datetime.now(timezone.utc))
+        none = columns.transform(plan.source.df, plan.alignment, (ROW, guard.PROBLEM)).limit(0)
+        plan.quarantine.publish(plan.spark, plan.quarantine.stage(planning.quarantined(plan, none, guard.PROBLEM, lineage)))
+
+
+def discard(plan: Plan, work: Work) -> None:
+    """Remove what was staged."""
+    plan.sink.discard(work.staged)
+    if plan.quarantine is not None:
+        plan.quarantine.discard(work.failed)
