@@ -15,6 +15,7 @@ from datetime import date, datetime
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
@@ -108,19 +109,19 @@ class PathSink:
         if root is None:
             raise OutputError(f"output.path: {self.location} is on a file system that this process cannot reach; use output.table")
         self._root = root
+        try:
+            root.exists()
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise OutputError(f"output.path: {self.location[:200]!r} is no path that can be written to: {error}") from error
 
     def _path_of(self, place: Location) -> str:
         """A place in the table as users write it, scheme and all."""
         return self.location.rstrip("/") + place.path.removeprefix(self._root.path.rstrip("/"))
 
     def _refuse_file(self) -> None:
-        try:
-            there = self._root.exists()
-            above = None if there or not self._root.is_local else self._root.nearest_above()
-        except (OSError, ValueError) as error:
-            raise OutputError(f"output.path: {self.location[:200]!r} is no path that can be written to: {error}") from error
-        if there and not self._root.is_dir():
+        if self._root.exists() and not self._root.is_dir():
             raise OutputError(f"output.path: {self.location} is a file; give a folder")
+        above = self._root.nearest_above() if self._root.is_local else None
         if above is not None and not above.is_dir():
             raise OutputError(f"output.path: {above.path} is a file, so there can be no folder {self.location}")
 
