@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from lakescore.version import __version__
 
-__all__ = ["LakescoreError", "Registration", "ScoreConfig", "ScoreResult", "__version__", "read", "register", "score"]
+__all__ = ["LakescoreError", "Registration", "ScoreConfig", "ScoreResult", "__version__", "read", "register", "replay", "score"]
 
 if TYPE_CHECKING:
     from lakescore.config import ScoreConfig
     from lakescore.errors import LakescoreError
     from lakescore.models.register import Registration
-    from lakescore.pipeline import ScoreResult, score
+    from lakescore.pipeline import ScoreResult, replay, score
     from lakescore.registration import register
     from lakescore.results import read
 
@@ -27,6 +27,7 @@ _HOMES = {
     "ScoreResult": "lakescore.pipeline",
     "read": "lakescore.results",
     "register": "lakescore.registration",
+    "replay": "lakescore.pipeline",
     "score": "lakescore.pipeline",
 }
 

@@ -28,6 +28,11 @@ Every key of conf/score.yaml can be given as section.key=value, for example:
 
 Exit codes: 0 done or nothing to do, 1 the run failed, 2 configuration or usage, 3 model, 4 input data, 5 output."""
 
+_REPLAY_HELP = """Score the rows again that a run has quarantined, after the model or the configuration is mended.
+
+The rows are those of run.batch_id in the quarantine, as the source had them; they become the batch BATCH.replay. For example:
+  lakescore replay --config conf/score.yaml run.batch_id=2026-01-31 model.uri=models:/churn/4"""
+
 _READ_HELP = """Print the results of a run, or of all batches in an output, as a table.
 
   lakescore read 0f4c...               the rows of one run, wherever it wrote them (Delta, Parquet, a table, jsonl, append_row)
@@ -54,9 +59,10 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``lakescore COMMAND``; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"score": score_main, "read": read_main, "register": register_main, "setup-spark": _setup_spark}
+    commands = {"score": score_main, "replay": replay_main, "read": read_main, "register": register_main, "setup-spark": _setup_spark}
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: lakescore COMMAND ...\n\ncommands:\n  score        score a source with a model (see lakescore score --help)")
+        print("  replay       score the quarantined rows of a batch again (see lakescore replay --help)")
         print("  read         print a run's results as a table (see lakescore read --help)")
         print("  register     register a model file, folder or run's artifact (see lakescore register --help)")
         print("  setup-spark  put Delta's and Avro's jars where this environment's Spark finds them\n\noptions:\n  --version")
@@ -79,6 +85,11 @@ def score_main(argv: Sequence[str] | None = None) -> int:
 def read_main(argv: Sequence[str] | None = None) -> int:
     """Run ``lakescore read``; returns the exit code."""
     return _run_command(_read_options, _read, argv)
+
+
+def replay_main(argv: Sequence[str] | None = None) -> int:
+    """Run ``lakescore replay``; returns the exit code."""
+    return _run_command(_replay_options, _replay, argv)
 
 
 def register_main(argv: Sequence[str] | None = None) -> int:
@@ -129,6 +140,28 @@ def _score(options: argparse.Namespace) -> int:
         print(describe_plan(pipeline.dry_run(config)))
     else:
         print(describe_result(pipeline.score(config)))
+    return 0
+
+
+def _replay_options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="lakescore replay", description=_REPLAY_HELP, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", action="append", metavar="FILE", help=f"YAML file, as for score (default: {DEFAULT_CONFIG})")
+    parser.add_argument("--verbose", action="store_true", help="log more, and show the traceback of an error")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="wins over the files; run.batch_id=BATCH says which")
+    return parser.parse_intermixed_args(argv)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    if not any(override.startswith("run.batch_id=") for override in options.overrides):
+        raise ConfigError("run.batch_id: is required, to say whose quarantined rows are meant: lakescore replay run.batch_id=BATCH")
+    from lakescore.compose import compose
+
+    config = compose(options.config or [DEFAULT_CONFIG], options.overrides)
+    from lakescore import pipeline
+
+    print(describe_result(pipeline.replay(config)))
     return 0
 
 
@@ -269,6 +302,8 @@ def describe_plan(plan: Plan) -> str:
     lines += ["", redact(f"source: {plan.source.description}{version}")]
     then = {"skip": "nothing would be done", "replace": "it would be replaced", "fail": "the run would fail"}[plan.config.run.on_rerun]
     state = f"is there already: {then}" if plan.published else "is new"
+    if plan.quarantine is not None:
+        lines.append(redact(f"quarantine: {plan.quarantine.location}"))
     lines += [f"batch:  {plan.config.run.batch_id}, {state}", "dry run: nothing was written"]
     return "\n".join(lines)
 
@@ -289,6 +324,7 @@ def describe_result(result: ScoreResult) -> str:
     rows: list[tuple[str, Any]] = [
         ("model", result.model_uri),
         ("rows", f"{result.rows_written:,}" + (f" (predictions: {odd})" if odd else "")),
+        *([("quarantined", f"{result.rows_quarantined:,} in {result.quarantine}")] if result.rows_quarantined else []),
         ("seconds", f"{result.total_seconds:.1f}{rate}"),
         ("batch", f"{result.batch_id}, date {result.score_date}"),
         ("written to", f"{result.location}{version}"),

@@ -22,7 +22,7 @@ from lakescore.errors import ConfigError, LakescoreError, OutputError
 from lakescore.models import resolve, script
 from lakescore.models.resolve import ResolvedModel
 from lakescore.planning import Plan
-from lakescore.sinks import Batch, Published, Sink, Staged, open_sink
+from lakescore.sinks import Batch, Published, Sink, Staged, open_sink, quarantine
 from lakescore.sinks.base import AlreadyPublishedError
 from lakescore.source import Inspection
 from lakescore.tracking import Record
@@ -103,6 +103,34 @@ def score(
             return _run(config, record.client, record, scratch, started, spark, data)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def replay(
+    config: ScoreConfig | Mapping[str, Any] | str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    spark: SparkSession | None = None,
+) -> ScoreResult:
+    """Score the quarantined rows of the batch ``run.batch_id`` again, after what was wrong is mended.
+
+    The rows are the source's as they were read; the source section is not used. They become the batch ``BATCH.replay``, in the
+    partition of the batch's date: a second replay of the same batch is skipped, and what fails again is quarantined under that name.
+
+    Args:
+        config: as for ``score``, with the same output and ``errors`` as the run that quarantined the rows.
+        overrides: ``section.key=value``.
+        spark: the session to use.
+
+    Raises:
+        InputError: nothing of the batch was quarantined.
+        LakescoreError: as ``score`` would.
+    """
+    composed = _composed_of(config, overrides)
+    spark = spark or _session(composed)
+    rows, day = quarantine.source_rows(spark, quarantine.output_of(composed.output, composed.errors), str(composed.run.batch_id))
+    sections = {name: section for name, section in composed.to_dict().items() if name != "source"}
+    sections["run"] = {**sections["run"], "batch_id": f"{composed.run.batch_id}.replay", "date": day}
+    return score(sections, spark=spark, data=rows)
 
 
 def dry_run(

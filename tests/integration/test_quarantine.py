@@ -14,9 +14,11 @@ import pytest
 from mlflow.models import ModelSignature, infer_signature
 from pyspark.sql import SparkSession
 
-from lakescore import score
+from lakescore import replay, score
+from lakescore.config import OutputConfig
 from lakescore.errors import ConfigError, InputError, ModelError
 from lakescore.pipeline import ScoreResult
+from lakescore.sinks.quarantine import source_rows
 
 Make = Callable[..., dict[str, Any]]
 BAD = (17, 4_321, 9_999)
@@ -255,6 +257,53 @@ def test_settings_that_contradict_each_other_are_refused(
         _run(spark, settings, *overrides)
 
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("output_format", ["delta", "parquet"])
+def test_a_replay_after_the_fix_completes_the_batch_once(
+    spark: SparkSession, settings: dict[str, Any], good_uri: str, output_format: str
+) -> None:
+    quarantining = ["errors.on_row_error=quarantine", f"output.format={output_format}"]
+    first = _run(spark, settings, *quarantining)
+
+    second = replay(settings, overrides=[*quarantining, f"model.uri={good_uri}"], spark=spark)
+    third = replay(settings, overrides=[*quarantining, f"model.uri={good_uri}"], spark=spark)
+
+    assert (second.batch_id, second.rows_scored, second.rows_quarantined, second.score_date) == ("night.replay", 3, 0, "2026-01-31")
+    assert third.outcome == "skipped"
+    written = _table(spark, first.location, output_format)
+    assert sorted(written["x"]) == [float(x) for x in range(10_000)]
+    assert (written["prediction"] == written["x"] * 2).all()
+
+
+def test_a_replay_gives_the_source_back_as_it_was(spark: SparkSession, config: Make, store: str) -> None:
+    class Never(mlflow.pyfunc.PythonModel):
+        def predict(self, context: Any, model_input: pd.DataFrame) -> Any:
+            raise ValueError("never")
+
+    query = (
+        "SELECT 1.5D AS x, 0.1F AS f, 9007199254740993L AS n, 12.340BD AS d, date '2026-01-31' AS day, true AS b, X'00FF' AS raw, "
+        "timestamp '2026-01-31 12:34:56.123456' AS at, timestamp_ntz '2026-01-31 12:34:56.123456' AS local, 'ä \"q\"' AS `odd name`, "
+        "array(1.5D, double('NaN')) AS a, named_struct('u', 1, 'v', cast(null AS string)) AS s, map('k', 2) AS m, double('NaN') AS nan"
+    )
+    uri = _log(Never(), infer_signature(pd.DataFrame({"x": [1.0]}), np.array([1.0])))
+    errors = {"on_row_error": "quarantine", "error_threshold": -1}
+    settings = config(run={"batch_id": "b"}, model={"uri": uri}, source={"query": query}, errors=errors)
+    score(settings, spark=spark)
+
+    rows, _ = source_rows(spark, OutputConfig(path=f"{settings['output']['path']}_quarantine"), "b")
+
+    assert rows.dtypes == spark.sql(query).dtypes
+    assert [str(value) for value in rows.collect()[0]] == [str(value) for value in spark.sql(query).collect()[0]]
+
+
+def test_a_replay_of_what_was_not_quarantined_is_refused(spark: SparkSession, settings: dict[str, Any]) -> None:
+    _run(spark, settings, "errors.on_row_error=quarantine")
+
+    with pytest.raises(InputError) as caught:
+        replay(settings, overrides=["run.batch_id=day"], spark=spark)
+
+    assert str(caught.value) == f"run.batch_id: nothing of the batch 'day' is in the quarantine {settings['output']['path']}_quarantine"
 
 
 def test_a_model_that_returns_one_prediction_for_a_batch_is_refused_and_not_asked_row_by_row(

@@ -9,14 +9,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from lakescore import storage
+from lakescore.catalog import quote_table
 from lakescore.config import ErrorsConfig, OutputConfig, SourceConfig
 from lakescore.errors import ConfigError, InputError
-from lakescore.schema import BATCH, column
+from lakescore.failures import translated
+from lakescore.schema import BATCH, PARTITION, column
 from lakescore.sinks.base import Batch
 
 # Written and read with the same options: microseconds, and no dependence on the session's time zone.
@@ -85,18 +87,30 @@ def rows(failed: DataFrame, keys: Sequence[str], row: str, error: str, lineage: 
     )
 
 
-def source_rows(quarantine: DataFrame, batch_id: str, where: str) -> DataFrame:
-    """The source's rows of a quarantined batch, as they were read.
+def source_rows(spark: SparkSession, quarantine: OutputConfig, batch_id: str) -> tuple[DataFrame, str]:
+    """The source's rows of a quarantined batch as they were read, and the batch's date (ISO).
 
     Raises:
-        InputError: there is no such batch in it.
+        InputError: there is no such quarantine, or nothing of the batch in it.
     """
-    batch = quarantine.where(F.col(BATCH) == F.lit(batch_id))
-    schemas = [found[0] for found in batch.select("payload_schema").distinct().collect()]
-    if not schemas:
-        raise InputError(f"run.batch_id: {where} has no rows of the batch {batch_id!r}; nothing of it was quarantined")
-    schema = T.StructType.fromJson(json.loads(schemas[0]))
-    return batch.select(F.from_json("payload", schema, {**_JSON, "mode": "FAILFAST"}).alias("row")).select("row.*")
+    where = quarantine.table or storage.absolute(quarantine.path or "")
+    with translated(f"errors.quarantine: {where} cannot be read", InputError):
+        batch = _open(spark, quarantine).where(F.col(BATCH) == F.lit(batch_id))
+        kinds = batch.select("payload_schema", PARTITION).distinct().collect()
+    if not kinds:
+        raise InputError(f"run.batch_id: nothing of the batch {batch_id!r} is in the quarantine {where}")
+    schema = T.StructType.fromJson(json.loads(kinds[0]["payload_schema"]))
+    rows = batch.select(F.from_json("payload", schema, {**_JSON, "mode": "FAILFAST"}).alias("row")).select("row.*")
+    return rows, str(kinds[0][PARTITION])
+
+
+def _open(spark: SparkSession, quarantine: OutputConfig) -> DataFrame:
+    if quarantine.table is not None:
+        return spark.read.table(quote_table("errors.quarantine", quarantine.table))
+    path = quarantine.path or ""
+    if quarantine.format == "delta":
+        return spark.read.format("delta").load(storage.for_spark(path))
+    return spark.read.option("mergeSchema", "true").parquet(storage.for_spark_reader(path))
 
 
 def _beside(name: str) -> str:
