@@ -57,7 +57,7 @@ def scorer(plan: Plan, record: Record, scratch: Path) -> Callable[[DataFrame], D
 
 
 def _script_scorer(plan: Plan, settings: entry_script.Settings, record: Record, scratch: Path) -> Callable[[DataFrame], DataFrame]:
-    with record.stage("probe"):
+    with record.stage("probe"), progress.doing("trying the script on a worker", console.terminal()):
         runner = entry_script.ship(plan.spark, settings, scratch)
         entry_script.try_out(plan.spark, runner)
     log.info("probe: %s imported and initialised on a worker, %.1f s", settings.script, record.seconds["probe"])
@@ -77,7 +77,8 @@ def _script_scorer(plan: Plan, settings: entry_script.Settings, record: Record, 
 def _model_scorer(plan: Plan, record: Record, scratch: Path) -> Callable[[DataFrame], DataFrame]:
     config = plan.config
     shipped = bundle.build(plan.model.path, _contract(plan), config.model.env_manager != "local", scratch / "bundle")
-    with record.stage("probe"), translated("model: the worker's test row failed", ModelError):
+    trying = progress.doing("scoring one row on a worker", console.terminal())
+    with record.stage("probe"), trying, translated("model: the worker's test row failed", ModelError):
         predict = spark_udf.predictor(plan.spark, shipped, config.model.env_manager, config.model.params)
         _probe(plan, predict)
     log.info("probe: one row scored on a worker, %.1f s", record.seconds["probe"])

@@ -14,7 +14,7 @@ from typing import Any
 from mlflow import MlflowClient
 from pyspark.sql import SparkSession
 
-from lakescore import frames, job, planning, reuse, session, source, storage, tracking
+from lakescore import console, frames, job, planning, progress, reuse, session, source, storage, tracking
 from lakescore.compose import compose
 from lakescore.config import ScoreConfig, mini_batch_limit
 from lakescore.engine import entry_script
@@ -205,17 +205,18 @@ def _run(
     published = sink.find(spark)
     if published and config.run.on_rerun != "replace":
         return _already_there(config, record, sink)
-    with record.stage("model"):
+    screen = console.terminal()
+    with record.stage("model"), progress.doing("fetching the model", screen):
         model, settings, digests = _resolve(config, client, scratch)
     log.info("model: %s (%s), %.1f s", model.uri, model.flavor, record.seconds["model"])
     inspection = source.inspect(config.source, data)
-    with record.stage("session"):
+    with record.stage("session"), progress.doing("starting Spark", screen):
         spark = spark or _session(config)
     if published is None:
         published = sink.find(spark)
         if published and config.run.on_rerun != "replace":
             return _already_there(config, record, sink)
-    with record.stage("plan"):
+    with record.stage("plan"), progress.doing("checking source and output", screen):
         plan = planning.make(config, spark, model, inspection, sink, record.run_id, bool(published), data, settings, digests)
     record.params(_parameters(plan, inspection))
     if config.scoring.allow_reuse and (earlier := _reused(plan, record)) is not None:

@@ -1,4 +1,4 @@
-"""While Spark works: a bar of tasks and rows on a terminal, nothing anywhere else."""
+"""While there is to wait: what is being done, and a bar of tasks and rows, on a terminal; nothing anywhere else."""
 
 from __future__ import annotations
 
@@ -42,6 +42,20 @@ def shown(reader: Callable[[], Reader], what: str, total_rows: int | None, strea
     finally:
         stop.set()
         thread.join(timeout=2)
+
+
+@contextmanager
+def doing(what: str, stream: TextIO | None) -> Iterator[None]:
+    """Say on a terminal what is being done, until it is done."""
+    if stream is not None:
+        stream.write(f"{what} ...")
+        stream.flush()
+    try:
+        yield
+    finally:
+        if stream is not None:
+            stream.write("\r" + " " * (len(what) + 4) + "\r")
+            stream.flush()
 
 
 def _width(stream: TextIO) -> int:
