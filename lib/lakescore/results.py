@@ -226,7 +226,7 @@ def _read_parquet(output: _Output, limit: int | None) -> pd.DataFrame:
         root.fs, files, ds.ParquetFileFormat(), ds.FileSystemFactoryOptions(partition_base_dir=root.path, partitioning=partitioning)
     )
     # Batches may have columns that others have not (output.merge_schema).
-    schema = pa.unify_schemas(made.inspect_schemas(), promote_options="permissive")
+    schema = made.inspect(promote_options="permissive", fragments=None)
     return _take(made.finish(schema), output, limit)
 
 

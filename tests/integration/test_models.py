@@ -228,6 +228,7 @@ def test_the_run_is_recorded(spark: SparkSession, config: Make, store: str, line
         "rows_read": 442,
         "rows_scored": 442,
         "rows_written": 442,
+        "rows_quarantined": 0,
         "predictions_null": 0,
         "predictions_nan": 0,
         "predictions_infinite": 0,
