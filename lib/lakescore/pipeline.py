@@ -16,7 +16,7 @@ from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lakescore import classes, columns, console, frames, progress, reuse, session, source, storage, tensors, tracking
+from lakescore import classes, columns, console, frames, inline_rows, progress, reuse, session, source, storage, tensors, tracking
 from lakescore.columns import Alignment
 from lakescore.compose import compose
 from lakescore.config import ROW_PER_FILE, ColumnsConfig, ErrorsConfig, OutputConfig, ScoreConfig, mini_batch_limit
@@ -210,7 +210,7 @@ def _run(
 ) -> ScoreResult:
     sink = _open_sink(config, record.run_id)
     sink.recover(spark)
-    published = sink.find(spark)
+    published = _find(sink, spark, config)
     if published and config.run.on_rerun != "replace":
         return _already_there(config, record, sink)
     with record.stage("model"):
@@ -220,7 +220,7 @@ def _run(
     with record.stage("session"):
         spark = spark or _session(config)
     if published is None:
-        published = sink.find(spark)
+        published = _find(sink, spark, config)
         if published and config.run.on_rerun != "replace":
             return _already_there(config, record, sink)
     with record.stage("plan"):
@@ -228,9 +228,21 @@ def _run(
     record.params(_parameters(plan, inspection))
     if config.scoring.allow_reuse and (earlier := _reused(plan, record)) is not None:
         return earlier
+    if published is None:
+        sink.find(spark)
     log.info("source: %s, %d columns, %d features", plan.source.description, len(plan.alignment.kept), len(plan.alignment.inputs))
     with session.runtime_conf(spark, **_runtime_conf(config)):
         return _score(plan, record, scratch, started, inspection)
+
+
+def _find(sink: Sink, spark: SparkSession | None, config: ScoreConfig) -> bool | None:
+    """Whether the batch is published; None where that is to be asked later: what is in the way may be what ``allow_reuse`` returns."""
+    try:
+        return sink.find(spark)
+    except OutputError:
+        if config.scoring.allow_reuse:
+            return None
+        raise
 
 
 def _runtime_conf(config: ScoreConfig) -> dict[str, str]:
@@ -285,7 +297,8 @@ def _reused(plan: Plan, record: Record) -> ScoreResult | None:
     for run in reuse.find(record.client, record.experiment_id, digest):
         params, metrics = run.data.params, run.data.metrics
         batch = Batch(params["batch_id"], run.info.run_id, date.fromisoformat(params["score_date"]), "skip")
-        if not open_sink(plan.config.output, batch, plan.config.columns.keys).find(plan.spark):
+        sink = open_sink(reuse.output_of(plan.config.output, params["output"]), batch, plan.config.columns.keys)
+        if not sink.find(plan.spark):
             continue
         log.info("output: the run %s made it already of the same input and settings (scoring.allow_reuse)", run.info.run_id)
         record.finish("FINISHED", {"rows_written": 0}, {"lakescore.outcome": "reused", "lakescore.reused_run": run.info.run_id})
@@ -296,7 +309,7 @@ def _reused(plan: Plan, record: Record) -> ScoreResult | None:
             experiment_id=run.info.experiment_id,
             batch_id=params["batch_id"],
             score_date=params["score_date"],
-            location=plan.sink.location,
+            location=sink.location,
             output_format=plan.config.output.format,
             model_uri=params["model.pinned_uri"],
             model_version=params["model.version"],
@@ -304,6 +317,7 @@ def _reused(plan: Plan, record: Record) -> ScoreResult | None:
             rows_read=int(metrics["rows_read"]),
             rows_scored=int(metrics["rows_scored"]),
             rows_written=int(metrics["rows_written"]),
+            rows_quarantined=int(metrics.get("rows_quarantined", 0)),
             seconds=dict(record.seconds),
         )
     return None
@@ -356,8 +370,9 @@ def _plan(
     text_of_a_script = settings is not None and config.model.result_type is None
     result_type = T.StringType() if text_of_a_script else resolve.result_type(config.model, model.signature)
     names = [feature.name for feature in model.signature.features or ()] or model.signature.names
-    found = source.read(spark, config.source, inspection, names, data)
     chosen = config.columns
+    names = inline_rows.names_of(config.source.rows, names, chosen.select or chosen.drop, bool(chosen.select))
+    found = source.read(spark, config.source, inspection, names, data)
     if settings is not None:
         # A script opens the files itself: their content need not be read.
         found = replace(found, df=found.df.drop(found.content), content=None) if found.content is not None else found
@@ -366,7 +381,7 @@ def _plan(
     features, image = [one.feature for one in alignment.inputs], config.source.image
     if image is not None and settings is None:
         tensors.check_image([one.feature for one in alignment.inputs if one.column == alignment.content], image)
-    kept = _kept(config.output, alignment)
+    kept = () if settings is not None and _is_lines_alone(config.output) else _kept(config.output, alignment)
     prediction = _prediction_names(config.output, result_type)
     _refuse_own_names(alignment.kept)
     _refuse_clashes(kept, prediction, session.is_case_sensitive(spark))
@@ -441,6 +456,11 @@ def _refuse_self_overwrite(config: ScoreConfig) -> None:
             raise OutputError(
                 f"output.path: {storage.absolute(config.output.path)} overlaps source.path {path}; a run cannot write to what it reads"
             )
+
+
+def _is_lines_alone(config: OutputConfig) -> bool:
+    """Whether an entry script's results are the lines of the file, as Azure's append_row has them."""
+    return config.format == "append_row" and config.columns == "all"
 
 
 def _kept(config: OutputConfig, alignment: Alignment) -> tuple[str, ...]:
