@@ -6,7 +6,8 @@
 | an array, or a struct, of two numbers   | two       | the second number        | the same                                         |
 | an array, or a struct, of more          | as many   | the largest number       | the first one that has it                        |
 
-A null or NaN among the numbers gives no label (null). What is no probability fails the run.
+A null or NaN among the numbers gives no label (null). What is no probability fails the run; but where only the label is written
+(``probability: null``) of more than two classes, the numbers may be any scores, such as a network's logits.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def check(config: ClassesConfig, result: T.DataType) -> None:
 
 
 def columns(config: ClassesConfig, prediction: Column, result: T.DataType) -> list[Column]:
-    """The two columns, under their configured names."""
+    """The two columns, or the label alone, under their configured names."""
     values = _values(config, prediction, result)
     if len(config.labels) == 2:
         probability = values[-1]
@@ -69,7 +70,8 @@ def columns(config: ClassesConfig, prediction: Column, result: T.DataType) -> li
         # greatest() passes nulls over.
         probability = F.when(_all(values, lambda value: value.isNotNull()), probability)
     labelled = F.when(_all(values, lambda value: value.isNotNull() & ~F.isnan(value)), label)
-    return [probability.alias(config.probability), labelled.cast("string").alias(config.label)]
+    written = [] if config.probability is None else [probability.alias(config.probability)]
+    return [*written, labelled.cast("string").alias(config.label)]
 
 
 def _all(values: list[Column], test: Callable[[Column], Column]) -> Column:
@@ -77,24 +79,30 @@ def _all(values: list[Column], test: Callable[[Column], Column]) -> Column:
 
 
 def _values(config: ClassesConfig, prediction: Column, result: T.DataType) -> list[Column]:
-    """The numbers of a row, each checked to be a probability."""
+    """The numbers of a row, each checked to be a probability unless any scores will do."""
+    are_scores = config.probability is None and len(config.labels) > 2
+    return [value if are_scores else _probability(value, len(config.labels)) for value in _numbers(config, prediction, result)]
+
+
+def _numbers(config: ClassesConfig, prediction: Column, result: T.DataType) -> list[Column]:
     if isinstance(result, T.StructType):
-        return [_probability(prediction.getField(name)) for name in result.names]
+        return [prediction.getField(name) for name in result.names]
     if not isinstance(result, T.ArrayType):
-        return [_probability(prediction)]
+        return [prediction]
     wanted = len(config.labels)
     before, after = mark(
         "model", f"output.classes.labels: lists {wanted} ({listing(config.labels)}), and the model gave \0 number(s) for a row"
     ).split("\0")
     wrong = F.raise_error(F.concat(F.lit(before), F.size(prediction).cast("string"), F.lit(after)))
     sized = F.when(prediction.isNull() | (F.size(prediction) == wanted), prediction).otherwise(wrong)
-    return [_probability(F.get(sized, F.lit(i))) for i in range(wanted)]
+    return [F.get(sized, F.lit(i)) for i in range(wanted)]
 
 
-def _probability(value: Column) -> Column:
+def _probability(value: Column, classes: int) -> Column:
+    scores = "; of scores take the largest one's label: output.classes.probability=null" if classes > 2 else ""
     before, after = mark(
         "model", "output.classes.labels: needs probabilities, and the model gave \0; set model.predict_method=predict_proba, or leave the "
-        "labels out",
+        f"labels out{scores}",
     ).split("\0")  # fmt: skip
     good = value.isNull() | F.isnan(value) | value.between(-_ROUNDING, 1 + _ROUNDING)
     return F.when(good, value).otherwise(F.raise_error(F.concat(F.lit(before), value.cast("string"), F.lit(after))))

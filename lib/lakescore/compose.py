@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from lakescore.config import EXCLUSIVE_KEYS, ROW_FILES, ScoreConfig, Section, keys_of, section_of
+from lakescore.config import EXCLUSIVE_KEYS, OWN_FOLDER, ROW_FILES, ScoreConfig, Section, keys_of, section_of
 from lakescore.errors import ConfigError, did_you_mean, listing
 from lakescore.redact import is_secret_key, redact, redact_tree
 from lakescore.strict_yaml import parse_value, parse_yaml
@@ -216,7 +216,7 @@ def _own_folder(tree: Any, run: Any, now: datetime, origins: _Origins) -> None:
     if _lookup(output, "path", origins, "output") is None and _lookup(output, "table", origins, "output") is None:
         with contextlib.suppress(zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             zone = zoneinfo.ZoneInfo(str(_lookup(run, "timezone", origins) or "UTC"))
-            output["path"] = f"{now.astimezone(zone):outputs/%Y-%m-%d/%H-%M-%S}"
+            output["path"] = now.astimezone(zone).strftime(OWN_FOLDER)
 
 
 def _lookup(section: Any, key: str, origins: _Origins, name: str = "run") -> Any:

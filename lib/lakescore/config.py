@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import zoneinfo
 from datetime import date as Date
+from datetime import datetime
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, TypeAdapter, model_validator
@@ -22,6 +23,8 @@ EXCLUSIVE_KEYS = {"source": ("path", "table", "query", "rows", "data"), "output"
 ROW_FILES = {"jsonl": "batch-infer-res.jsonl", "append_row": "parallel_run_step.txt", "summary_only": None}
 # Java's largest int, which Spark takes for numbers of rows and tasks.
 _INT = 2**31 - 1
+# The run's own folder, by its time of start.
+OWN_FOLDER = "outputs/%Y-%m-%d/%H-%M-%S"
 _BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+@=~-]{0,127}")
 
 
@@ -345,8 +348,13 @@ class ClassesConfig(Section):
 
     labels: Annotated[Names, AfterValidator(_distinct)] = ()
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    probability: Text = "probability"
+    probability: Text | None = "probability"
     label: Text = "label"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that are written."""
+        return (self.label,) if self.probability is None else (self.probability, self.label)
 
     @model_validator(mode="after")
     def _check(self) -> ClassesConfig:
@@ -376,10 +384,18 @@ class OutputConfig(Section):
         return self.format in ROW_FILES
 
     @property
+    def is_own_folder(self) -> bool:
+        """Whether the path is the run's own, which nobody chose."""
+        try:
+            return self.is_row_file and self.path is not None and bool(datetime.strptime(self.path, OWN_FOLDER))
+        except ValueError:
+            return False
+
+    @property
     def prediction_names(self) -> tuple[str, ...]:
         """The columns that hold the prediction, where it is not a struct whose outputs are still to be counted."""
         if self.classes.labels:
-            return (self.classes.probability, self.classes.label)
+            return self.classes.names
         return (self.prediction,) if isinstance(self.prediction, str) else self.prediction
 
     @model_validator(mode="after")

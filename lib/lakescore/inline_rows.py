@@ -38,6 +38,30 @@ def table(rows: Rows, schema: pa.Schema | None, feature_names: Sequence[str]) ->
     return pa.table({field.name: _array(field.name, columns[field.name], field.type) for field in schema}, schema=schema)
 
 
+def names_of(rows: Rows | None, features: Sequence[str], positions: Sequence[int | str], selected: bool) -> list[str]:
+    """Names for rows that are plain lists: the features', where there are as many columns, or where as many are chosen by position.
+
+    Args:
+        rows: as configured.
+        features: the model's inputs, in its order.
+        positions: those of ``columns.select`` or ``columns.drop``; selected: which of the two.
+
+    Returns:
+        ``[0, 2]`` dropped of rows of five and a model of ``a``, ``b`` and ``c``: ``_c0``, ``a``, ``_c2``, ``b``, ``c``. Elsewhere the
+        features' names, which ``table`` takes if they are as many as the columns.
+    """
+    first = rows[0] if isinstance(rows, Sequence) and rows else None
+    chosen = [position for position in positions if isinstance(position, int)]
+    if not isinstance(first, (list, tuple)) or not chosen or len(chosen) < len(positions):
+        return list(features)
+    left = chosen if selected else [i for i in range(len(first)) if i not in chosen]
+    if len(left) != len(features) or any(position >= len(first) for position in left):
+        return list(features)
+    names = dict(zip(left, features, strict=True))
+    others = [f"_c{i}" if f"_c{i}" not in features else f"_c{i}_dropped" for i in range(len(first))]
+    return [names.get(i, others[i]) for i in range(len(first))]
+
+
 def _columns(rows: Rows, names: list[str]) -> dict[str, list[Any]]:
     if isinstance(rows, Mapping):
         _refuse_same_names(rows)

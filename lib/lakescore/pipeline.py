@@ -202,7 +202,7 @@ def _run(
 ) -> ScoreResult:
     sink = planning.output_sink(config, record.run_id)
     sink.recover(spark)
-    published = sink.find(spark)
+    published = _find(sink, spark, config)
     if published and config.run.on_rerun != "replace":
         return _already_there(config, record, sink)
     screen = console.terminal()
@@ -213,7 +213,7 @@ def _run(
     with record.stage("session"), progress.doing("starting Spark", screen):
         spark = spark or _session(config)
     if published is None:
-        published = sink.find(spark)
+        published = _find(sink, spark, config)
         if published and config.run.on_rerun != "replace":
             return _already_there(config, record, sink)
     with record.stage("plan"), progress.doing("checking source and output", screen):
@@ -221,9 +221,21 @@ def _run(
     record.params(_parameters(plan, inspection))
     if config.scoring.allow_reuse and (earlier := _reused(plan, record)) is not None:
         return earlier
+    if published is None:
+        sink.find(spark)
     log.info("source: %s, %d columns, %d features", plan.source.description, len(plan.alignment.kept), len(plan.alignment.inputs))
     with session.runtime_conf(spark, **_runtime_conf(config)):
         return _score(plan, record, scratch, started, inspection)
+
+
+def _find(sink: Sink, spark: SparkSession | None, config: ScoreConfig) -> bool | None:
+    """Whether the batch is published; None where that is to be asked later: what is in the way may be what ``allow_reuse`` returns."""
+    try:
+        return sink.find(spark)
+    except OutputError:
+        if config.scoring.allow_reuse:
+            return None
+        raise
 
 
 def _runtime_conf(config: ScoreConfig) -> dict[str, str]:
@@ -278,7 +290,8 @@ def _reused(plan: Plan, record: Record) -> ScoreResult | None:
     for run in reuse.find(record.client, record.experiment_id, digest):
         params, metrics = run.data.params, run.data.metrics
         batch = Batch(params["batch_id"], run.info.run_id, date.fromisoformat(params["score_date"]), "skip")
-        if not open_sink(plan.config.output, batch, plan.config.columns.keys).find(plan.spark):
+        sink = open_sink(reuse.output_of(plan.config.output, params["output"]), batch, plan.config.columns.keys)
+        if not sink.find(plan.spark):
             continue
         log.info("output: the run %s made it already of the same input and settings (scoring.allow_reuse)", run.info.run_id)
         record.finish("FINISHED", {"rows_written": 0}, {"lakescore.outcome": "reused", "lakescore.reused_run": run.info.run_id})
@@ -289,7 +302,7 @@ def _reused(plan: Plan, record: Record) -> ScoreResult | None:
             experiment_id=run.info.experiment_id,
             batch_id=params["batch_id"],
             score_date=params["score_date"],
-            location=plan.sink.location,
+            location=sink.location,
             output_format=plan.config.output.format,
             model_uri=params["model.pinned_uri"],
             model_version=params["model.version"],
@@ -297,6 +310,7 @@ def _reused(plan: Plan, record: Record) -> ScoreResult | None:
             rows_read=int(metrics["rows_read"]),
             rows_scored=int(metrics["rows_scored"]),
             rows_written=int(metrics["rows_written"]),
+            rows_quarantined=int(metrics.get("rows_quarantined", 0)),
             seconds=dict(record.seconds),
         )
     return None

@@ -11,7 +11,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lakescore import classes, columns, session, source, storage, tensors
+from lakescore import classes, columns, inline_rows, session, source, storage, tensors
 from lakescore.columns import Alignment
 from lakescore.config import ColumnsConfig, OutputConfig, ScoreConfig
 from lakescore.engine import entry_script, guard
@@ -86,8 +86,9 @@ def make(
     text_of_a_script = settings is not None and config.model.result_type is None
     result_type = T.StringType() if text_of_a_script else resolve.result_type(config.model, model.signature)
     names = [feature.name for feature in model.signature.features or ()] or model.signature.names
-    found = source.read(spark, config.source, inspection, names, data)
     chosen = config.columns
+    names = inline_rows.names_of(config.source.rows, names, chosen.select or chosen.drop, bool(chosen.select))
+    found = source.read(spark, config.source, inspection, names, data)
     if settings is not None:
         # A script opens the files itself: their content need not be read.
         found = replace(found, df=found.df.drop(found.content), content=None) if found.content is not None else found
@@ -96,7 +97,7 @@ def make(
     features, image = [one.feature for one in alignment.inputs], config.source.image
     if image is not None and settings is None:
         tensors.check_image([one.feature for one in alignment.inputs if one.column == alignment.content], image)
-    kept = _kept(config.output, alignment)
+    kept = () if settings is not None and _is_lines_alone(config.output) else _kept(config.output, alignment)
     prediction = _prediction_names(config.output, result_type)
     _refuse_own_names(alignment.kept)
     _refuse_clashes(kept, prediction, session.is_case_sensitive(spark))
@@ -171,6 +172,11 @@ def _refuse_self_overwrite(config: ScoreConfig) -> None:
             raise OutputError(
                 f"output.path: {storage.absolute(config.output.path)} overlaps source.path {path}; a run cannot write to what it reads"
             )
+
+
+def _is_lines_alone(config: OutputConfig) -> bool:
+    """Whether an entry script's results are the lines of the file, as Azure's append_row has them."""
+    return config.format == "append_row" and config.columns == "all"
 
 
 def _kept(config: OutputConfig, alignment: Alignment) -> tuple[str, ...]:

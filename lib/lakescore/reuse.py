@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from lakescore import storage
-from lakescore.config import ScoreConfig
+from lakescore.config import OutputConfig, ScoreConfig
 
 TAG = "lakescore.reuse_key"
 _OUTSIDE = ("run", "tracking", "spark")
@@ -40,9 +40,21 @@ def key(config: ScoreConfig, version: int | None, digests: list[str]) -> str | N
     settings["model"] = {
         name: value for name, value in settings["model"].items() if name not in ("uri", "entry_script", "source_directory")
     }
+    if config.output.is_own_folder:
+        settings["output"] = {**settings["output"], "path": None}
     settings["scoring"] = {name: value for name, value in settings["scoring"].items() if name != "allow_reuse"}
     text = json.dumps([data, sides, digests, settings], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def output_of(config: OutputConfig, location: str) -> OutputConfig:
+    """Where an earlier run's output is: a file in that run's own folder is not where this run would put it.
+
+    Args:
+        config: this run's section ``output``.
+        location: the earlier run's output, as it was recorded.
+    """
+    return config.model_copy(update={"path": location.rpartition("/")[0]}) if config.is_own_folder else config
 
 
 def _input(config: ScoreConfig, version: int | None) -> Any:

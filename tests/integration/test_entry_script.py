@@ -440,7 +440,7 @@ def test_rows_pass_unchanged_and_the_script_sees_sparks_own_pandas_types(
 def test_the_workers_need_no_lakescore(shipped: Callable[..., entry_script.Shipped]) -> None:
     made = shipped("def run(rows):\n    return rows['id']\n")
     job = {
-        **made.job, "path": None, "features": ["id"], "items": 2, "bytes": None, "result": "r", "error": "e", "failure": "f",
+        **made.job, "names": ["id"], "path": None, "features": ["id"], "items": 2, "bytes": None, "result": "r", "error": "e", "failure": "f",
         "shape": "text", "result_name": "string", "result_type": pa.string(),
     }  # fmt: skip
     code = (

@@ -244,21 +244,3 @@ def test_a_model_without_a_signature_says_so(spark: SparkSession, config: Make, 
 
     with pytest.raises(ModelError, match=r"model.result_type: is required, because the model's signature declares no output"):
         score(settings, spark=spark)
-
-
-def test_the_example_runs(
-    spark: SparkSession, store: str, cnn_uri: str, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "digits").symlink_to(digits / "5")
-
-    result = score(ROOT / "conf" / "examples" / "images.yaml", overrides=[f"tracking.tracking_uri={store}"], spark=spark)
-
-    rows = written(spark, str(tmp_path / "data" / "digit_predictions"))
-    assert result.rows_written == len(rows) == len(list((digits / "5").iterdir()))
-    model = mlflow.pyfunc.load_model(cnn_uri)
-    for path, prediction in zip(rows["path"], rows["prediction"], strict=True):
-        assert path.startswith(("data/digits/0", "data/digits/1"))
-        normalized = (prepared(Image.open(path)) - np.float32(0.1307)) / np.float32(0.3081)
-        np.testing.assert_allclose(prediction, model.predict(normalized[np.newaxis])[0], rtol=1e-4, atol=1e-4)

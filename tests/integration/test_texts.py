@@ -150,18 +150,3 @@ def test_a_file_in_another_encoding_stops_the_run_by_name_and_nothing_is_written
         f"source.path: {tmp_path}/b.txt is no UTF-8 text (byte 0xe9 at position 7); set source.options.encoding, for example ISO-8859-1"
     )
     assert not Path(settings["output"]["path"]).exists()
-
-
-def test_the_example_runs(
-    spark: SparkSession, store: str, column_uri: str, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "reviews").symlink_to(reviews)
-
-    result = score(ROOT / "conf" / "examples" / "texts.yaml", overrides=[f"tracking.tracking_uri={store}"], spark=spark)
-
-    rows = written(spark, result.location)
-    assert len(rows) == 400
-    assert rows["path"][0] == "data/reviews/neg/0000.txt"
-    assert (rows["prediction"] == rows["path"].str.split("/").str[2]).mean() > 0.95

@@ -201,6 +201,7 @@ def with_results(df: DataFrame, shipped: Shipped, features: Sequence[str] | str,
         "features": None if is_files else list(features),
         "items": items,
         "bytes": size,
+        "names": df.columns,
         "result": name,
         "error": ERROR,
         "failure": FAILURE,
@@ -216,8 +217,12 @@ def with_results(df: DataFrame, shipped: Shipped, features: Sequence[str] | str,
             T.StructField(FAILURE, T.StructType.fromDDL(_FAILURE_TYPE)),
         ]
     )
+    # mapInArrow and applyInArrow look columns up by name, and take the dot in `petal.width` for a field's; the workers put the names back.
+    safe = [f"c{i}" for i in range(len(df.columns))]
+    positions = [df.columns.index(key) for key in settings.partition_keys]
+    df = df.toDF(*safe)
     if settings.partition_keys:
-        keys = [column(key) for key in settings.partition_keys]
+        keys = [column(safe[i]) for i in positions]
         return df.groupBy(*keys).applyInArrow(_on_group(job), schema)
     return df.mapInArrow(_on_worker(job, "map_batches"), schema)
 
@@ -258,9 +263,10 @@ def _on_worker(job: Mapping[str, Any], function: str) -> Callable[[Iterator[Any]
             reply = runner.try_out(here)
             yield pa.RecordBatch.from_pydict({"reply": pa.array([json.dumps(reply) if reply else None], pa.string())})
         elif function == "map_group":
-            yield runner.map_group(*batches, here)
+            key, table = batches
+            yield runner.map_group(key, table.rename_columns(here["names"]), here)
         else:
-            yield from runner.map_batches(batches, here)
+            yield from runner.map_batches((batch.rename_columns(here["names"]) for batch in batches), here)
 
     return task
 
