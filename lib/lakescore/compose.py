@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from lakescore.config import EXCLUSIVE_KEYS, OWN_FOLDER, ROW_FILES, ScoreConfig, Section, keys_of, section_of
+from lakescore.config import EXCLUSIVE_KEYS, OF_SOURCE_PATH, OWN_FOLDER, ROW_FILES, ScoreConfig, Section, keys_of, section_of
 from lakescore.errors import ConfigError, did_you_mean, listing
 from lakescore.redact import is_secret_key, redact, redact_tree
 from lakescore.strict_yaml import parse_value, parse_yaml
@@ -167,6 +167,8 @@ def _merge(layers: Iterable[Layer]) -> Any:
                     # By del: looking the old value up would resolve its interpolation, which is no longer wanted.
                     with contextlib.suppress(KeyError, OmegaConfBaseException):
                         del merged[section][key]
+                        if key == "path" and section == "source" and key not in chosen:
+                            _delete(merged[section], OF_SOURCE_PATH)
         _drop_replaced(merged, tree)
         try:
             merged = OmegaConf.unsafe_merge(merged, OmegaConf.create(tree))
@@ -174,6 +176,12 @@ def _merge(layers: Iterable[Layer]) -> Any:
             where, reason = getattr(error, "full_key", None), str(getattr(error, "msg", None) or error).splitlines()[0]
             raise ConfigError(f"{where}: {reason} ({origin})" if where else f"{origin}: {reason}") from error
     return merged
+
+
+def _delete(section: Any, keys: Sequence[str]) -> None:
+    for key in keys:
+        with contextlib.suppress(KeyError):
+            del section[key]
 
 
 def _drop_replaced(merged: Any, tree: Mapping[str, Any]) -> None:

@@ -19,6 +19,8 @@ FileFormat = Literal["parquet", "delta", "csv", "json", "orc", "avro", "images",
 ROW_PER_FILE = ("images", "text_files", "binary")
 # Only one of each group may be set; a later file or override that sets one unsets the others.
 EXCLUSIVE_KEYS = {"source": ("path", "table", "query", "rows", "data"), "output": ("path", "table")}
+# What says how source.path is read, and goes with it when a later file or override sets another source.
+OF_SOURCE_PATH = ("format", "options", "image")
 # One file for the whole batch instead of a table, and what it is called; None: nothing is written.
 ROW_FILES = {"jsonl": "batch-infer-res.jsonl", "append_row": "parallel_run_step.txt", "summary_only": None}
 # Java's largest int, which Spark takes for numbers of rows and tasks.

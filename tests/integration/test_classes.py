@@ -23,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from lakescore import classes, score
 from lakescore.config import ClassesConfig
 from lakescore.errors import ConfigError, LakescoreError, ModelError
+from lakescore.failures import translated
 
 Make = Callable[..., dict[str, Any]]
 NAMES = {"probability": "logit_prob", "label": "sentiment"}
@@ -182,6 +183,28 @@ def test_a_prediction_becomes_a_probability_and_a_label(
 
     assert row is not None
     assert (("NaN" if row[0] is not None and np.isnan(row[0]) else row[0]), row[1]) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [([-3.5, 12.0, 4.0], "b"), ([-0.1, -2.0, float("-inf")], "a"), ([7.0, 7.0, 1.0], "a"), ([1.0, float("nan"), 2.0], None), (None, None)],
+)
+def test_scores_of_any_size_become_a_label_where_it_is_written_alone(spark: SparkSession, value: Any, expected: str | None) -> None:
+    config = ClassesConfig(labels=("a", "b", "c"), probability=None, label="digit")
+    df = spark.createDataFrame([(value,)], T.StructType([T.StructField("p", _DOUBLES)]))
+
+    found = df.select(*classes.columns(config, F.col("p"), _DOUBLES))
+
+    assert found.columns == ["digit"]
+    assert found.collect()[0]["digit"] == expected
+
+
+def test_scores_are_refused_with_the_setting_that_takes_them(spark: SparkSession) -> None:
+    df = spark.createDataFrame([([-3.5, 12.0, 4.0],)], T.StructType([T.StructField("p", _DOUBLES)]))
+
+    with pytest.raises(LakescoreError, match=r"of scores take the largest one's label: output\.classes\.probability=null$"):
+        with translated("score", LakescoreError):
+            df.select(*classes.columns(ClassesConfig(labels=("a", "b", "c")), F.col("p"), _DOUBLES)).collect()
 
 
 @pytest.mark.parametrize(

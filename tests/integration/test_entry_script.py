@@ -437,6 +437,36 @@ def test_rows_pass_unchanged_and_the_script_sees_sparks_own_pandas_types(
         assert shown in row["r"]
 
 
+@pytest.mark.parametrize("keys", [(), ("petal.width",)])
+def test_columns_may_have_dots_and_backticks(
+    spark: SparkSession, shipped: Callable[..., entry_script.Shipped], keys: tuple[str, ...]
+) -> None:
+    made = shipped("def run(rows):\n    return rows['petal.width'] + rows['a`b']\n", partition_keys=keys)
+    df = spark.createDataFrame([(1.5, 2.0), (3.5, 4.0)], "`petal.width` double, `a``b` double")
+
+    rows = entry_script.with_results(df, made, df.columns, T.DoubleType(), "r").collect()
+
+    assert sorted((row["petal.width"], row["a`b"], row["r"], row[ERROR]) for row in rows) == [(1.5, 2.0, 3.5, None), (3.5, 4.0, 7.5, None)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "lines"), [({}, ["2", "4"]), ({"columns": "keys"}, ["x: 2", "y: 4"]), ({"columns": ["a"]}, ["1: 2", "2: 4"])]
+)
+def test_append_row_has_what_run_returned_unless_columns_are_listed(
+    spark: SparkSession, config: Make, write: Write, tmp_path: Path, columns: dict[str, Any], lines: list[str]
+) -> None:
+    settings = config(
+        model={"entry_script": str(write("def run(rows):\n    return rows['a'] * 2\n"))},
+        source={"rows": [{"id": "x", "a": 1}, {"id": "y", "a": 2}]},
+        columns={"keys": ["id"]},
+        output={"path": str(tmp_path / "lines"), "format": "append_row", **columns},
+    )
+
+    result = score(settings, spark=spark)
+
+    assert sorted(Path(result.location).read_text().splitlines()) == lines
+
+
 def test_the_workers_need_no_lakescore(shipped: Callable[..., entry_script.Shipped]) -> None:
     made = shipped("def run(rows):\n    return rows['id']\n")
     job = {

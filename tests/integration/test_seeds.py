@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -50,6 +51,17 @@ def example(spark: SparkSession, store: str) -> Callable[..., ScoreResult]:
         return score(EXAMPLES / f"{name}.yaml", overrides=[f"tracking.tracking_uri={store}", *overrides], spark=spark)
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """The command line's log goes to this test's stderr, which is gone afterwards."""
+    logger = logging.getLogger("lakescore")
+    before = logger.propagate, logger.level
+    yield
+    logger.handlers.clear()
+    logger.propagate = before[0]
+    logger.setLevel(before[1])
 
 
 def command(*arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -552,8 +564,20 @@ def iris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     return frame.assign(variety=model.predict(frame))
 
 
+<<<<<<< HEAD
 def test_an_entry_script_scores_iris_rows_as_frames(example: Callable[..., ScoreResult], iris: pd.DataFrame, tmp_path: Path) -> None:
     result = example("iris_rows_script", "model.uri=model.pkl")
+=======
+@pytest.mark.parametrize("given", ["file", "frame"])
+def test_an_entry_script_scores_iris_rows_as_frames(
+    spark: SparkSession, store: str, example: Callable[..., ScoreResult], iris: pd.DataFrame, given: str
+) -> None:
+    if given == "file":
+        result = example("iris_rows_script", "model.uri=model.pkl")
+    else:
+        overrides = ["model.uri=model.pkl", f"tracking.tracking_uri={store}"]
+        result = score(EXAMPLES / "iris_rows_script.yaml", overrides=overrides, data=iris.drop(columns="variety"), spark=spark)
+>>>>>>> part-e
 
     assert (result.rows_read, result.rows_written) == (150, 150)
     assert re.fullmatch(OWN_FOLDER + r"/parallel_run_step\.txt", os.path.relpath(result.location))

@@ -382,6 +382,15 @@ def test_a_null_section_keeps_what_an_earlier_file_set(write: Write) -> None:
     assert compose(files, NEEDED).run.name == "kept"
 
 
+def test_what_says_how_the_path_is_read_goes_with_it(write: Write) -> None:
+    file = write("model: {uri: m}\nsource: {path: a, format: csv, options: {header: true}, limit: 5}\noutput: {path: b}\n")
+
+    table, other = (compose([file], [f"source.{override}"]).source for override in ("table=t", "path=c"))
+
+    assert (table.format, table.options, table.limit) == (None, {}, 5)
+    assert (other.format, other.options) == ("csv", {"header": "true"})
+
+
 def test_a_later_table_unsets_an_earlier_path(write: Write) -> None:
     file = write("source: {path: a}")
 

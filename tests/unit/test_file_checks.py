@@ -34,6 +34,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_web_server_is_no_place_to_read_from() -> None:
+    assert refusal("https://example.org/data.csv", "binary") == (
+        "source.path: https://example.org/data.csv is on a web server, whose files Spark cannot list; download it first (curl -O URL) and "
+        "give the file, or in Python give the data: score(..., data=pandas.read_csv(URL))"
+    )
+
+
 @pytest.mark.parametrize("format_", ["images", "binary"])
 def test_all_files_below_a_folder_are_counted_but_hidden_ones(folder: Path, format_: str) -> None:
     found = looked_at(folder, format_)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,21 @@ def data(tmp_path: Path) -> Path:
 
 def test_the_same_is_known_again_whatever_the_run_is_called(data: Path) -> None:
     assert key(data) == key(data, "run.batch_id=b", "run.name=n", "tracking.experiment=e", "spark.master=yarn", "scoring.allow_reuse=true")
+
+
+def test_a_file_in_the_runs_own_folder_is_the_same_output(data: Path) -> None:
+    given = {"model": {"uri": "m"}, "source": {"path": str(data)}, "output": {"format": "append_row"}}
+    times = [datetime(2026, 1, 31, hour, tzinfo=timezone.utc) for hour in (1, 2)]
+    first, second = (compose((), (), given, now=now) for now in times)
+
+    assert first.output.path == "outputs/2026-01-31/01-00-00"
+    assert reuse.key(first, None, ["m"]) == reuse.key(second, None, ["m"])
+    assert (
+        reuse.output_of(second.output, "/home/outputs/2026-01-31/01-00-00/parallel_run_step.txt").path
+        == "/home/outputs/2026-01-31/01-00-00"
+    )
+    chosen = compose((), ["output.path=results"], given).output
+    assert reuse.output_of(chosen, "/elsewhere/parallel_run_step.txt") == chosen
 
 
 @pytest.mark.parametrize("override", ["output.path=other", "source.filter=x", "scoring.run_max_try=5", "columns.drop=[a]"])
