@@ -360,9 +360,7 @@ def test_a_result_set_is_read_by_its_run(
     store: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = score(
-        EXAMPLES / "rows.yaml", overrides=[f"tracking.tracking_uri={store}", f"model.uri={fitted.uri}"], data=data_set, spark=spark
-    )
+    result = score(EXAMPLES / "rows.yaml", overrides=[f"tracking.tracking_uri={store}", f"model.uri={fitted.uri}"], data=data_set, spark=spark)
 
     found = read(result.run_id, tracking_uri=store)
 
@@ -414,7 +412,9 @@ def classification_model(store: str, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def batch_data(classification_model: tuple[Path, LogisticRegression], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+def batch_data(
+    classification_model: tuple[Path, LogisticRegression], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, int]:
     """A folder with batch_scripts and 60 digits as CSV files in data/batch-data, in which we are; and the digit of each file."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "batch_scripts").mkdir()
@@ -501,7 +501,9 @@ def test_a_file_takes_its_mini_batch_with_it(example: Callable[..., ScoreResult]
     assert {(file, digit) for file, digit in zip(df["File"], df["Prediction"], strict=True)} < set(batch_data.items())
 
 
-def test_over_the_threshold_nothing_is_published(example: Callable[..., ScoreResult], batch_data: dict[str, int], tmp_path: Path) -> None:
+def test_over_the_threshold_nothing_is_published(
+    example: Callable[..., ScoreResult], batch_data: dict[str, int], tmp_path: Path
+) -> None:
     break_files(11)
 
     with pytest.raises(InputError) as caught:
@@ -564,10 +566,6 @@ def iris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     return frame.assign(variety=model.predict(frame))
 
 
-<<<<<<< HEAD
-def test_an_entry_script_scores_iris_rows_as_frames(example: Callable[..., ScoreResult], iris: pd.DataFrame, tmp_path: Path) -> None:
-    result = example("iris_rows_script", "model.uri=model.pkl")
-=======
 @pytest.mark.parametrize("given", ["file", "frame"])
 def test_an_entry_script_scores_iris_rows_as_frames(
     spark: SparkSession, store: str, example: Callable[..., ScoreResult], iris: pd.DataFrame, given: str
@@ -577,7 +575,6 @@ def test_an_entry_script_scores_iris_rows_as_frames(
     else:
         overrides = ["model.uri=model.pkl", f"tracking.tracking_uri={store}"]
         result = score(EXAMPLES / "iris_rows_script.yaml", overrides=overrides, data=iris.drop(columns="variety"), spark=spark)
->>>>>>> part-e
 
     assert (result.rows_read, result.rows_written) == (150, 150)
     assert re.fullmatch(OWN_FOLDER + r"/parallel_run_step\.txt", os.path.relpath(result.location))
@@ -585,7 +582,9 @@ def test_an_entry_script_scores_iris_rows_as_frames(
     pd.testing.assert_frame_equal(found, iris)
 
 
-def test_partition_keys_give_the_script_all_rows_of_a_key(example: Callable[..., ScoreResult], iris: pd.DataFrame, tmp_path: Path) -> None:
+def test_partition_keys_give_the_script_all_rows_of_a_key(
+    example: Callable[..., ScoreResult], iris: pd.DataFrame, tmp_path: Path
+) -> None:
     (tmp_path / "batch_scripts" / "iris_score.py").write_text(
         "def run(rows, mini_batch_context):\n"
         "    assert set(rows['petal.width']) == {mini_batch_context.partition_key_value['petal.width']}\n"
