@@ -1,4 +1,4 @@
-"""What users of Kapitan Hull, MLRun and Azure's ParallelRunStep do today, done with conf/examples: equal to the native libraries' results."""
+"""What users of Kapitan Hull, MLRun and Azure's ParallelRunStep do today, done with conf/examples: equal to the native results."""
 
 from __future__ import annotations
 
@@ -360,7 +360,8 @@ def test_a_result_set_is_read_by_its_run(
     store: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = score(EXAMPLES / "rows.yaml", overrides=[f"tracking.tracking_uri={store}", f"model.uri={fitted.uri}"], data=data_set, spark=spark)
+    overrides = [f"tracking.tracking_uri={store}", f"model.uri={fitted.uri}"]
+    result = score(EXAMPLES / "rows.yaml", overrides=overrides, data=data_set, spark=spark)
 
     found = read(result.run_id, tracking_uri=store)
 
@@ -412,9 +413,7 @@ def classification_model(store: str, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def batch_data(
-    classification_model: tuple[Path, LogisticRegression], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, int]:
+def batch_data(classification_model: tuple[Path, LogisticRegression], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """A folder with batch_scripts and 60 digits as CSV files in data/batch-data, in which we are; and the digit of each file."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "batch_scripts").mkdir()
@@ -447,7 +446,8 @@ def as_in_the_article(results: str = "results") -> pd.DataFrame:
 
 def test_an_entry_script_scores_digit_files_into_parallel_run_step_txt(batch_data: dict[str, int], store: str) -> None:
     answer = command(
-        "score", "--config", str(EXAMPLES / "digit_files_script.yaml"), "output.path=results", f"tracking.tracking_uri={store}", environment={}
+        "score", "--config", str(EXAMPLES / "digit_files_script.yaml"), "output.path=results", f"tracking.tracking_uri={store}",
+        environment={},
     )  # fmt: skip
 
     assert answer.returncode == 0, answer.stderr
@@ -501,9 +501,7 @@ def test_a_file_takes_its_mini_batch_with_it(example: Callable[..., ScoreResult]
     assert {(file, digit) for file, digit in zip(df["File"], df["Prediction"], strict=True)} < set(batch_data.items())
 
 
-def test_over_the_threshold_nothing_is_published(
-    example: Callable[..., ScoreResult], batch_data: dict[str, int], tmp_path: Path
-) -> None:
+def test_over_the_threshold_nothing_is_published(example: Callable[..., ScoreResult], batch_data: dict[str, int], tmp_path: Path) -> None:
     break_files(11)
 
     with pytest.raises(InputError) as caught:
@@ -582,9 +580,7 @@ def test_an_entry_script_scores_iris_rows_as_frames(
     pd.testing.assert_frame_equal(found, iris)
 
 
-def test_partition_keys_give_the_script_all_rows_of_a_key(
-    example: Callable[..., ScoreResult], iris: pd.DataFrame, tmp_path: Path
-) -> None:
+def test_partition_keys_give_the_script_all_rows_of_a_key(example: Callable[..., ScoreResult], iris: pd.DataFrame, tmp_path: Path) -> None:
     (tmp_path / "batch_scripts" / "iris_score.py").write_text(
         "def run(rows, mini_batch_context):\n"
         "    assert set(rows['petal.width']) == {mini_batch_context.partition_key_value['petal.width']}\n"
