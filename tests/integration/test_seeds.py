@@ -1,4 +1,4 @@
-"""What users of Kapitan Hull, MLRun and Azure's ParallelRunStep do today, done with conf/examples: equal to the native libraries' results."""
+"""What users of Kapitan Hull, MLRun and Azure do today, done with conf/examples: equal to the native libraries' own results."""
 
 from __future__ import annotations
 
@@ -360,7 +360,9 @@ def test_a_result_set_is_read_by_its_run(
     store: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = score(EXAMPLES / "rows.yaml", overrides=[f"tracking.tracking_uri={store}", f"model.uri={fitted.uri}"], data=data_set, spark=spark)
+    result = score(
+        EXAMPLES / "rows.yaml", overrides=[f"tracking.tracking_uri={store}", f"model.uri={fitted.uri}"], data=data_set, spark=spark
+    )
 
     found = read(result.run_id, tracking_uri=store)
 
@@ -412,9 +414,7 @@ def classification_model(store: str, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def batch_data(
-    classification_model: tuple[Path, LogisticRegression], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, int]:
+def batch_data(classification_model: tuple[Path, LogisticRegression], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """A folder with batch_scripts and 60 digits as CSV files in data/batch-data, in which we are; and the digit of each file."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "batch_scripts").mkdir()
@@ -501,9 +501,7 @@ def test_a_file_takes_its_mini_batch_with_it(example: Callable[..., ScoreResult]
     assert {(file, digit) for file, digit in zip(df["File"], df["Prediction"], strict=True)} < set(batch_data.items())
 
 
-def test_over_the_threshold_nothing_is_published(
-    example: Callable[..., ScoreResult], batch_data: dict[str, int], tmp_path: Path
-) -> None:
+def test_over_the_threshold_nothing_is_published(example: Callable[..., ScoreResult], batch_data: dict[str, int], tmp_path: Path) -> None:
     break_files(11)
 
     with pytest.raises(InputError) as caught:
@@ -524,6 +522,25 @@ def test_minus_one_ignores_every_failure(example: Callable[..., ScoreResult], ba
 
     assert (result.rows_read, result.rows_written, result.rows_quarantined) == (60, 0, 60)
     assert (tmp_path / "results" / "parallel_run_step.txt").read_text() == ""
+
+
+def test_five_thousand_small_files_take_one_file_and_few_processes(
+    example: Callable[..., ScoreResult], batch_data: dict[str, int], tmp_path: Path
+) -> None:
+    script, folder = Path("batch_scripts", "batch_scoring_script.py"), Path("data", "batch-data")
+    noted = f"    print(os.getpid(), file=open({str(tmp_path / 'inits')!r}, 'a'))\n"
+    script.write_text(BATCH_SCORING_SCRIPT.replace("    global model\n", f"    global model\n{noted}"), encoding="utf-8")
+    for i in range(60, 5_000):
+        os.link(folder / f"{i % 60}.csv", folder / f"{i}.csv")
+
+    result = example("digit_files_script", "output.path=results")
+
+    df = as_in_the_article()
+    expected = {f"{i}.csv": batch_data[f"{i % 60}.csv"] for i in range(5_000)}
+    assert dict(zip(df["File"], df["Prediction"], strict=True)) == expected
+    assert (result.rows_read, result.rows_written) == (5_000, 5_000)
+    assert [file.name for file in (tmp_path / "results").iterdir() if not file.name.startswith(".")] == ["parallel_run_step.txt"]
+    assert len((tmp_path / "inits").read_text().split()) <= 3  # one for each of Spark's workers, and the one that it was tried out on
 
 
 # --- Azure: rows
@@ -582,9 +599,7 @@ def test_an_entry_script_scores_iris_rows_as_frames(
     pd.testing.assert_frame_equal(found, iris)
 
 
-def test_partition_keys_give_the_script_all_rows_of_a_key(
-    example: Callable[..., ScoreResult], iris: pd.DataFrame, tmp_path: Path
-) -> None:
+def test_partition_keys_give_the_script_all_rows_of_a_key(example: Callable[..., ScoreResult], iris: pd.DataFrame, tmp_path: Path) -> None:
     (tmp_path / "batch_scripts" / "iris_score.py").write_text(
         "def run(rows, mini_batch_context):\n"
         "    assert set(rows['petal.width']) == {mini_batch_context.partition_key_value['petal.width']}\n"

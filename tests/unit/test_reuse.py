@@ -35,7 +35,10 @@ def test_a_file_in_the_runs_own_folder_is_the_same_output(data: Path) -> None:
 
     assert first.output.path == "outputs/2026-01-31/01-00-00"
     assert reuse.key(first, None, ["m"]) == reuse.key(second, None, ["m"])
-    assert reuse.output_of(second.output, "/home/outputs/2026-01-31/01-00-00/parallel_run_step.txt").path == "/home/outputs/2026-01-31/01-00-00"
+    assert (
+        reuse.output_of(second.output, "/home/outputs/2026-01-31/01-00-00/parallel_run_step.txt").path
+        == "/home/outputs/2026-01-31/01-00-00"
+    )
     chosen = compose((), ["output.path=results"], given).output
     assert reuse.output_of(chosen, "/elsewhere/parallel_run_step.txt") == chosen
 
