@@ -202,9 +202,11 @@ def test_scores_of_any_size_become_a_label_where_it_is_written_alone(spark: Spar
 def test_scores_are_refused_with_the_setting_that_takes_them(spark: SparkSession) -> None:
     df = spark.createDataFrame([([-3.5, 12.0, 4.0],)], T.StructType([T.StructField("p", _DOUBLES)]))
 
-    message = r"of scores take the largest one's label: output\.classes\.probability=null$"
-    with pytest.raises(LakescoreError, match=message), translated("score", LakescoreError):
-        df.select(*classes.columns(ClassesConfig(labels=("a", "b", "c")), F.col("p"), _DOUBLES)).collect()
+    written = df.select(*classes.columns(ClassesConfig(labels=("a", "b", "c")), F.col("p"), _DOUBLES))
+
+    hint = r"of scores take the largest one's label: output\.classes\.probability=null$"
+    with pytest.raises(LakescoreError, match=hint), translated("score", LakescoreError):
+        written.collect()
 
 
 @pytest.mark.parametrize(

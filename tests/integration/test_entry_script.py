@@ -470,8 +470,9 @@ def test_append_row_has_what_run_returned_unless_columns_are_listed(
 def test_the_workers_need_no_lakescore(shipped: Callable[..., entry_script.Shipped]) -> None:
     made = shipped("def run(rows):\n    return rows['id']\n")
     job = {
-        **made.job, "names": ["id"], "path": None, "features": ["id"], "items": 2, "bytes": None, "result": "r", "error": "e",
-        "failure": "f", "shape": "text", "result_name": "string", "result_type": pa.string(),
+        **made.job, "names": ["id"],
+        "path": None, "features": ["id"], "items": 2, "bytes": None, "result": "r", "error": "e", "failure": "f",
+        "shape": "text", "result_name": "string", "result_type": pa.string(),
     }  # fmt: skip
     code = (
         "import pickle, sys\nsys.modules['lakescore'] = None\nimport pyarrow as pa\n"

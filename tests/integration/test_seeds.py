@@ -1,4 +1,4 @@
-"""What users of Kapitan Hull, MLRun and Azure's ParallelRunStep do today, done with conf/examples: equal to the native results."""
+"""What users of Kapitan Hull, MLRun and Azure do today, done with conf/examples: equal to the native libraries' own results."""
 
 from __future__ import annotations
 
@@ -360,8 +360,9 @@ def test_a_result_set_is_read_by_its_run(
     store: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    overrides = [f"tracking.tracking_uri={store}", f"model.uri={fitted.uri}"]
-    result = score(EXAMPLES / "rows.yaml", overrides=overrides, data=data_set, spark=spark)
+    result = score(
+        EXAMPLES / "rows.yaml", overrides=[f"tracking.tracking_uri={store}", f"model.uri={fitted.uri}"], data=data_set, spark=spark
+    )
 
     found = read(result.run_id, tracking_uri=store)
 
@@ -522,6 +523,25 @@ def test_minus_one_ignores_every_failure(example: Callable[..., ScoreResult], ba
 
     assert (result.rows_read, result.rows_written, result.rows_quarantined) == (60, 0, 60)
     assert (tmp_path / "results" / "parallel_run_step.txt").read_text() == ""
+
+
+def test_five_thousand_small_files_take_one_file_and_few_processes(
+    example: Callable[..., ScoreResult], batch_data: dict[str, int], tmp_path: Path
+) -> None:
+    script, folder = Path("batch_scripts", "batch_scoring_script.py"), Path("data", "batch-data")
+    noted = f"    print(os.getpid(), file=open({str(tmp_path / 'inits')!r}, 'a'))\n"
+    script.write_text(BATCH_SCORING_SCRIPT.replace("    global model\n", f"    global model\n{noted}"), encoding="utf-8")
+    for i in range(60, 5_000):
+        os.link(folder / f"{i % 60}.csv", folder / f"{i}.csv")
+
+    result = example("digit_files_script", "output.path=results")
+
+    df = as_in_the_article()
+    expected = {f"{i}.csv": batch_data[f"{i % 60}.csv"] for i in range(5_000)}
+    assert dict(zip(df["File"], df["Prediction"], strict=True)) == expected
+    assert (result.rows_read, result.rows_written) == (5_000, 5_000)
+    assert [file.name for file in (tmp_path / "results").iterdir() if not file.name.startswith(".")] == ["parallel_run_step.txt"]
+    assert len((tmp_path / "inits").read_text().split()) <= 3  # one for each of Spark's workers, and the one that it was tried out on
 
 
 # --- Azure: rows

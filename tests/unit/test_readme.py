@@ -18,11 +18,16 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def _table(heading: str) -> list[list[str]]:
-    """The cells of the first table below a heading, without its head."""
+def _rows(heading: str) -> list[list[str]]:
+    """The cells of the tables below a heading."""
     below = README.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
     rows = [re.split(r"(?<!\\)\|", line.strip().strip("|")) for line in below.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in row] for row in rows[2:]]
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+def _table(heading: str) -> list[list[str]]:
+    """The cells of the table below a heading, without its head."""
+    return _rows(heading)[2:]
 
 
 def _blocks(language: str) -> list[str]:
@@ -49,6 +54,23 @@ def test_the_exit_codes_are_those_of_the_errors() -> None:
 
     # 6 is drift's, which is not there yet.
     assert {int(row[0]) for row in _table("Exit codes")} == {0, *raised} - {6}
+
+
+def test_the_keys_that_other_products_names_are_mapped_to_exist() -> None:
+    here = [row[1] for row in _rows("From Kapitan Hull, MLRun and Azure")]
+    named = {tuple(found) for cell in here for found in re.findall(r"`(\w+)\.(\w+)\b(?![./])", cell)}
+    declared = {(name, key) for name in keys_of(ScoreConfig) for key in keys_of(section_of(ScoreConfig, name) or ScoreConfig)}
+
+    assert len(named) > 30
+    assert named <= declared
+
+
+def test_every_example_is_a_configuration_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRED_MODEL_UUID", "x")
+    monkeypatch.setenv("PRED_MODEL_PATH", "x")
+    for file in sorted((ROOT / "conf" / "examples").iterdir()):
+        assert compose([file])
+        assert f"conf/examples/{file.name}" in README
 
 
 def test_every_target_that_is_named_exists() -> None:
