@@ -68,8 +68,8 @@ def inspect(config: SourceConfig, data: Any = None) -> Inspection:
     for path, given in zip(paths, config.path, strict=True):
         if storage.scheme_of(path) in ("http", "https"):
             raise InputError(
-                f"source.path: {given} is on a web server, whose files Spark cannot list; download it first (curl -O URL) and give the file, or "
-                "in Python give the data: score(..., data=pandas.read_csv(URL))"
+                f"source.path: {given} is on a web server, whose files Spark cannot list; download it first (curl -O URL) and give the "
+                "file, or in Python give the data: score(..., data=pandas.read_csv(URL))"
             )
         locations = storage.expand(path)
         if locations is None:
