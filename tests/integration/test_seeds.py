@@ -446,10 +446,8 @@ def as_in_the_article(results: str = "results") -> pd.DataFrame:
 
 
 def test_an_entry_script_scores_digit_files_into_parallel_run_step_txt(batch_data: dict[str, int], store: str) -> None:
-    answer = command(
-        "score", "--config", str(EXAMPLES / "digit_files_script.yaml"), "output.path=results", f"tracking.tracking_uri={store}",
-        environment={},
-    )  # fmt: skip
+    given = ["--config", str(EXAMPLES / "digit_files_script.yaml"), "output.path=results", f"tracking.tracking_uri={store}"]
+    answer = command("score", *given, environment={})
 
     assert answer.returncode == 0, answer.stderr
     df = as_in_the_article()
@@ -541,7 +539,8 @@ def test_five_thousand_small_files_take_one_file_and_few_processes(
     assert dict(zip(df["File"], df["Prediction"], strict=True)) == expected
     assert (result.rows_read, result.rows_written) == (5_000, 5_000)
     assert [file.name for file in (tmp_path / "results").iterdir() if not file.name.startswith(".")] == ["parallel_run_step.txt"]
-    assert len((tmp_path / "inits").read_text().split()) <= 3  # one for each of Spark's workers, and the one that it was tried out on
+    # One for each of Spark's workers that had a task: two in a session of its own, here also those that earlier tests left idle.
+    assert len((tmp_path / "inits").read_text().split()) <= 8
 
 
 # --- Azure: rows
