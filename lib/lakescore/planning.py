@@ -87,7 +87,8 @@ def make(
     result_type = T.StringType() if text_of_a_script else resolve.result_type(config.model, model.signature)
     names = [feature.name for feature in model.signature.features or ()] or model.signature.names
     chosen = config.columns
-    names = inline_rows.names_of(config.source.rows, names, chosen.select or chosen.drop, bool(chosen.select))
+    if not chosen.rename:  # which speaks of _c0, _c1, ...
+        names = inline_rows.names_of(config.source.rows, names, chosen.select or chosen.drop, bool(chosen.select))
     found = source.read(spark, config.source, inspection, names, data)
     if settings is not None:
         # A script opens the files itself: their content need not be read.
