@@ -1,7 +1,7 @@
 """A raw model file in, the same model as an MLflow folder out, written by the native flavor's own ``save_model``.
 
 The folder takes the signature that the model tells (``told.py``), pins of the libraries that it is made of, and the modules beside
-the file that it was loaded with (``code.py``). Loading a pickle runs the code in it, and the log says so.
+the file that it was loaded with (``beside.py``). Loading a pickle runs the code in it, and the log says so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mlflow import environment_variables as mlflow_environment
 
 from lakescore.errors import ModelError, did_you_mean, listing
 from lakescore.models import told
-from lakescore.models.code import Beside, distributions_of, pins
+from lakescore.models.beside import Beside, distributions_of, pins
 from lakescore.models.kinds import Kind, recognise
 from lakescore.models.told import Told
 
