@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import os
 import sys
-import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from lakescore import console
+from lakescore import drift_cli
+from lakescore.commands import Parser, failed, run_command
 from lakescore.errors import ConfigError, LakescoreError, did_you_mean, listing
 from lakescore.redact import redact
 from lakescore.version import __version__
@@ -26,7 +24,8 @@ Every key of conf/score.yaml can be given as section.key=value, for example:
   lakescore score model.uri=models:/churn@champion source.path=data/2026-01-31 output.path=tables/churn
   lakescore score --config conf/score.yaml --config conf/local.yaml run.batch_id=2026-01-31 run.on_rerun=replace
 
-Exit codes: 0 done or nothing to do, 1 the run failed, 2 configuration or usage, 3 model, 4 input data, 5 output."""
+Exit codes: 0 done or nothing to do, 1 the run failed, 2 configuration or usage, 3 model, 4 input data, 5 output,
+6 drift with drift.on_drift=fail."""
 
 _REPLAY_HELP = """Score the rows again that a run has quarantined, after the model or the configuration is mended.
 
@@ -49,22 +48,25 @@ PyTorch (TorchScript, a saved module, a state_dict with --python-class) and ONNX
 Exit codes: 0 done, 1 the tracking server does not answer, 2 usage, 3 model, 4 sample."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse with errors of one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``lakescore COMMAND``; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"score": score_main, "replay": replay_main, "read": read_main, "register": register_main, "setup-spark": _setup_spark}
+    commands = {
+        "score": score_main,
+        "replay": replay_main,
+        "read": read_main,
+        "register": register_main,
+        "stats": drift_cli.stats_main,
+        "drift": drift_cli.drift_main,
+        "setup-spark": _setup_spark,
+    }
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: lakescore COMMAND ...\n\ncommands:\n  score        score a source with a model (see lakescore score --help)")
         print("  replay       score the quarantined rows of a batch again (see lakescore replay --help)")
         print("  read         print a run's results as a table (see lakescore read --help)")
         print("  register     register a model file, folder or run's artifact (see lakescore register --help)")
+        print("  stats        count a data set, and keep that with the model for drift (see lakescore stats --help)")
+        print("  drift        compare two data sets, or plot drift over time (see lakescore drift --help)")
         print("  setup-spark  put Delta's and Avro's jars where this environment's Spark finds them\n\noptions:\n  --version")
         return 0 if arguments else ConfigError.exit_code
     if arguments[0] == "--version":
@@ -73,51 +75,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = commands.get(arguments[0])
     if command is None:
         known = listing(commands)
-        return _failed(ConfigError(f"unknown command {arguments[0]!r}; known: {known}.{did_you_mean(arguments[0], commands)}"))
+        return failed(ConfigError(f"unknown command {arguments[0]!r}; known: {known}.{did_you_mean(arguments[0], commands)}"))
     return command(arguments[1:])
 
 
 def score_main(argv: Sequence[str] | None = None) -> int:
     """Run ``lakescore score`` or ``jobs/score.py``; returns the exit code."""
-    return _run_command(_score_options, _score, argv)
+    return run_command(_score_options, _score, argv)
 
 
 def read_main(argv: Sequence[str] | None = None) -> int:
     """Run ``lakescore read``; returns the exit code."""
-    return _run_command(_read_options, _read, argv)
+    return run_command(_read_options, _read, argv)
 
 
 def replay_main(argv: Sequence[str] | None = None) -> int:
     """Run ``lakescore replay``; returns the exit code."""
-    return _run_command(_replay_options, _replay, argv)
+    return run_command(_replay_options, _replay, argv)
 
 
 def register_main(argv: Sequence[str] | None = None) -> int:
     """Run ``lakescore register`` or ``jobs/register.py``; returns the exit code."""
-    return _run_command(_register_options, _register, argv)
-
-
-def _run_command(
-    parse: Callable[[Sequence[str]], argparse.Namespace], run: Callable[[argparse.Namespace], int], argv: Sequence[str] | None
-) -> int:
-    """Parse and run; whatever goes wrong becomes one line and an exit code."""
-    verbose = False
-    try:
-        options = parse(list(sys.argv[1:] if argv is None else argv))
-        verbose = options.verbose
-        _configure_logging(verbose)
-        return run(options)
-    except LakescoreError as error:
-        return _failed(error, verbose)
-    except KeyboardInterrupt:
-        console.complain("lakescore: interrupted; nothing was published")
-        return 130
-    except Exception as error:
-        return _failed(LakescoreError(f"{type(error).__name__}: {error}"), verbose, error)
+    return run_command(_register_options, _register, argv)
 
 
 def _score_options(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="lakescore score", description=_SCORE_HELP, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
@@ -144,7 +127,7 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _replay_options(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="lakescore replay", description=_REPLAY_HELP, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config", action="append", metavar="FILE", help=f"YAML file, as for score (default: {DEFAULT_CONFIG})")
@@ -166,9 +149,7 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _read_options(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
-        prog="lakescore read", description=_READ_HELP, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(prog="lakescore read", description=_READ_HELP, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("what", metavar="RUN_ID|OUTPUT_PATH", help="an MLflow run of lakescore score, or a folder or file that it wrote")
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="rows at most (default: 20; 0: all)")
     parser.add_argument("--tracking-uri", metavar="URI", help="where the run is recorded (default: MLflow's own)")
@@ -190,7 +171,7 @@ def _read(options: argparse.Namespace) -> int:
 
 
 def _register_options(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="lakescore register", description=_REGISTER_HELP, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
@@ -201,6 +182,7 @@ def _register_options(argv: Sequence[str]) -> argparse.Namespace:
     add("--description", help="description of the new version")
     add("--sample", metavar="FILE", help="Parquet, CSV or JSON file; its columns and predictions give the signature")
     add("--label", action="append", default=[], metavar="COLUMN", help="column of the sample that is no input; may be repeated")
+    add("--training-set", metavar="DATA", help="path or table of the training data: its statistics are kept with the version, for drift")
     add("--columns", metavar="'a double, b string'", help="the inputs, where there is no sample")
     add("--result", metavar="TYPE", help="the type of one row's prediction, where there is no sample")
     add("--python-class", metavar="MODULE:CLASS", help="makes the PyTorch module of a state_dict; called without arguments")
@@ -237,6 +219,7 @@ def _register(options: argparse.Namespace) -> int:
         tags=tags,
         description=options.description,
         sample=options.sample,
+        training_set=options.training_set,
         labels=tuple(options.label),
         columns=options.columns,
         result=options.result,
@@ -254,36 +237,7 @@ def _setup_spark(argv: Sequence[str]) -> int:
     try:
         return setup_main(argv)
     except LakescoreError as error:
-        return _failed(error)
-
-
-def _failed(error: LakescoreError, verbose: bool = False, cause: BaseException | None = None) -> int:
-    if verbose:
-        logging.getLogger(__name__).error("failed", exc_info=cause or error)
-    console.complain(f"lakescore: {error}")
-    return error.exit_code
-
-
-class _Redacting(logging.Formatter):
-    """No secret reaches a log, whoever logs it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
-
-
-def _configure_logging(verbose: bool) -> None:
-    """INFO lines in a log; on a terminal the bar and the summary say it, so only warnings."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
-    own = logging.getLogger("lakescore")
-    own.handlers, own.propagate = [handler], False
-    quiet = console.terminal() is not None and not verbose
-    own.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
-    if not verbose:
-        warnings.simplefilter("ignore")
-        # MLflow warns of what the pipeline checks itself or does on purpose; it reads these when it is imported.
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        return failed(error)
 
 
 def describe_plan(plan: Plan) -> str:
@@ -325,6 +279,7 @@ def describe_result(result: ScoreResult) -> str:
         ("model", result.model_uri),
         ("rows", f"{result.rows_written:,}" + (f" (predictions: {odd})" if odd else "")),
         *([("quarantined", f"{result.rows_quarantined:,} in {result.quarantine}")] if result.rows_quarantined else []),
+        *([("drift", result.drift.text)] if result.drift is not None else []),
         ("seconds", f"{result.total_seconds:.1f}{rate}"),
         ("batch", f"{result.batch_id}, date {result.score_date}"),
         ("written to", f"{result.location}{version}"),

@@ -149,17 +149,17 @@ def transform(df: DataFrame, alignment: Alignment, aside: tuple[str, str] | None
     return df.select(*chosen)
 
 
-def features(alignment: Alignment, beside: Mapping[str, str] | None = None, problem: str | None = None) -> Column:
+def features(alignment: Alignment, beside: Mapping[str, Column] | None = None, problem: str | None = None) -> Column:
     """The model's inputs as one struct in its order; more than 255 of them, and odd names, are no matter.
 
     Args:
         alignment: the plan.
-        beside: further fields of the struct, which no model sees: their names, and the columns that they are made of.
+        beside: further fields of the struct, which no model sees, by name.
         problem: the field and column that says what is wrong with a row; what is found here is added to it, a null in an integer too.
     """
     problems: Problems = [column(problem)] if problem is not None else None
     fields = [_field(one, problems).alias(one.feature.name) for one in alignment.inputs]
-    fields += [column(name).alias(alias) for alias, name in (beside or {}).items()]
+    fields += [value.alias(alias) for alias, value in (beside or {}).items()]
     if problems is not None and problem is not None:
         fields.append(F.coalesce(*problems).alias(problem))
     return F.struct(*fields)

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, TypeAdapter, model_validator
 
+# As `lakescore.drift.measures` has them.
+Measure = Literal["tvd", "hellinger", "kld", "psi", "jensen_shannon", "kolmogorov_smirnov", "wasserstein"]
 # The last three give one row for each file.
 FileFormat = Literal["parquet", "delta", "csv", "json", "orc", "avro", "images", "text_files", "binary"]
 ROW_PER_FILE = ("images", "text_files", "binary")
@@ -365,6 +367,30 @@ class ClassesConfig(Section):
         return self
 
 
+class DriftConfig(Section):
+    """Whether the batch still looks like the data that the model was trained on, and what follows where it does not."""
+
+    enabled: bool | None = None
+    reference: Text | None = None
+    possible_threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.5
+    detected_threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.7
+    measures: Annotated[tuple[Measure, ...], BeforeValidator(_as_tuple), AfterValidator(_distinct)] = ()
+    on_drift: Literal["warn", "fail"] = "warn"
+    table: Text | None = None
+    folder: Text | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> DriftConfig:
+        if not 0 < self.possible_threshold < self.detected_threshold < 1:
+            raise ValueError(
+                "possible_threshold and detected_threshold must be 0 < possible_threshold < detected_threshold < 1; got "
+                f"{self.possible_threshold:g} and {self.detected_threshold:g}"
+            )
+        if self.enabled is False and self.on_drift == "fail":
+            raise ValueError("on_drift: fail needs enabled: true, or null")
+        return self
+
+
 class OutputConfig(Section):
     """Where predictions go, and which columns stand beside them."""
 
@@ -443,6 +469,7 @@ class ScoreConfig(Section):
     scoring: ScoringConfig = ScoringConfig()
     errors: ErrorsConfig = ErrorsConfig()
     output: OutputConfig
+    drift: DriftConfig = DriftConfig()
     tracking: TrackingConfig = TrackingConfig()
     spark: SparkConfig = SparkConfig()
 

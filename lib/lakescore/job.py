@@ -12,17 +12,19 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 
-from lakescore import columns, console, planning, progress, session
+from lakescore import columns, console, monitoring, planning, progress, session
 from lakescore.config import ROW_PER_FILE, ErrorsConfig, ScoreConfig
 from lakescore.engine import bundle, entry_script, guard, spark_udf
 from lakescore.engine.isolation import ERROR_FIELD
+from lakescore.engine.spark_udf import Predictor
 from lakescore.errors import InputError, LakescoreError, ModelError
 from lakescore.failures import translated
 from lakescore.lineage import Lineage
+from lakescore.monitoring import Monitor
 from lakescore.planning import OWN, PREDICTION, ROW, Plan
-from lakescore.schema import PARTITION
+from lakescore.schema import PARTITION, column
 from lakescore.sinks import Staged
-from lakescore.tracking import Record
+from lakescore.tracking import Stopwatch
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class Work:
         counts: null, NaN and infinite predictions.
         example: the error of one of the quarantined rows.
         failures: what an entry script's failed items were, as ``entry_script.refuse`` judges them; empty for a model.
+        observed: what the tasks counted of the watched columns, as ``monitoring.statistics_of`` reads it; empty where none are.
     """
 
     staged: Staged
@@ -49,18 +52,25 @@ class Work:
     counts: Mapping[str, int]
     example: str
     failures: Mapping[str, Any]
+    observed: Mapping[str, Any]
 
 
-def scorer(plan: Plan, record: Record, scratch: Path) -> Callable[[DataFrame], DataFrame]:
-    """What adds the predictions to the aligned rows, tried out on a worker; and why a row has none, where that is an answer."""
-    return _model_scorer(plan, record, scratch) if plan.script is None else _script_scorer(plan, plan.script, record, scratch)
+def scorer(plan: Plan, monitor: Monitor | None, stopwatch: Stopwatch, scratch: Path) -> Callable[[DataFrame], DataFrame]:
+    """What adds the predictions to the aligned rows, tried out on a worker; and why a row has none, where that is an answer.
+
+    With a monitor it also adds ``COUNTED_FIELD``, what each task counted of what is watched.
+    """
+    if plan.script is None:
+        return _model_scorer(plan, monitor, stopwatch, scratch)
+    score = _script_scorer(plan, plan.script, stopwatch, scratch)
+    return score if monitor is None else lambda df: monitoring.beside_rows(score(df), monitor)
 
 
-def _script_scorer(plan: Plan, settings: entry_script.Settings, record: Record, scratch: Path) -> Callable[[DataFrame], DataFrame]:
-    with record.stage("probe"), progress.doing("trying the script on a worker", console.terminal()):
+def _script_scorer(plan: Plan, settings: entry_script.Settings, stopwatch: Stopwatch, scratch: Path) -> Callable[[DataFrame], DataFrame]:
+    with stopwatch.stage("probe"), progress.doing("trying the script on a worker", console.terminal()):
         runner = entry_script.ship(plan.spark, settings, scratch)
         entry_script.try_out(plan.spark, runner)
-    log.info("probe: %s imported and initialised on a worker, %.1f s", settings.script, record.seconds["probe"])
+    log.info("probe: %s imported and initialised on a worker, %.1f s", settings.script, stopwatch.seconds["probe"])
     is_files = plan.config.source.format in ROW_PER_FILE
     features: Sequence[str] | str = "path" if is_files else [one.feature.name for one in plan.alignment.inputs]
 
@@ -74,18 +84,16 @@ def _script_scorer(plan: Plan, settings: entry_script.Settings, record: Record, 
     return score
 
 
-def _model_scorer(plan: Plan, record: Record, scratch: Path) -> Callable[[DataFrame], DataFrame]:
-    config = plan.config
+def _model_scorer(plan: Plan, monitor: Monitor | None, stopwatch: Stopwatch, scratch: Path) -> Callable[[DataFrame], DataFrame]:
+    config, watch = plan.config, None if monitor is None else monitor.watch()
     shipped = bundle.build(plan.model.path, _contract(plan), config.model.env_manager != "local", scratch / "bundle")
     trying = progress.doing("scoring one row on a worker", console.terminal())
-    with record.stage("probe"), trying, translated("model: the worker's test row failed", ModelError):
-        predict = spark_udf.predictor(plan.spark, shipped, config.model.env_manager, config.model.params)
-        _probe(plan, predict)
-    log.info("probe: one row scored on a worker, %.1f s", record.seconds["probe"])
-    features = _features(plan)
-    if plan.quarantine is None:
-        return lambda df: spark_udf.with_predictions(df, predict, features, PREDICTION, plan.result_type)
-    return lambda df: spark_udf.with_predictions_or_errors(df, predict, features, PREDICTION, plan.result_type)
+    with stopwatch.stage("probe"), trying, translated("model: the worker's test row failed", ModelError):
+        predictor = spark_udf.predictor(plan.spark, shipped, config.model.env_manager, config.model.params, watch)
+        features = _features(plan, monitor)
+        _probe(plan, features, predictor)
+    log.info("probe: one row scored on a worker, %.1f s", stopwatch.seconds["probe"])
+    return lambda df: spark_udf.with_predictions(df, predictor, features, PREDICTION, plan.result_type)
 
 
 def _contract(plan: Plan) -> bundle.Contract:
@@ -107,26 +115,25 @@ def _aligned(plan: Plan) -> DataFrame:
     return columns.transform(plan.source.df, plan.alignment, None if plan.quarantine is None else (ROW, guard.PROBLEM))
 
 
-def _features(plan: Plan) -> Column:
-    """The model's features over the aligned rows, and beside them what names a row that fails."""
-    keys = {f"{guard.KEY}{name}": name for name in plan.alignment.keys}
-    return columns.features(plan.alignment, keys, None if plan.quarantine is None else guard.PROBLEM)
+def _features(plan: Plan, monitor: Monitor | None) -> Column:
+    """The model's features over the aligned rows, and beside them what names a row that fails, and what is watched and no feature."""
+    keys = {f"{guard.KEY}{name}": column(name) for name in plan.alignment.keys}
+    beside = {**keys, **(monitor.beside if monitor is not None else {})}
+    return columns.features(plan.alignment, beside, None if plan.quarantine is None else guard.PROBLEM)
 
 
-def _probe(plan: Plan, predict: Any) -> None:
+def _probe(plan: Plan, features: Column, predictor: Predictor) -> None:
     """Score one row on a worker first: a broken environment shows in seconds, and its message is the worker's own.
 
     The row goes through the driver: a limit below a Python UDF makes Spark throw the worker away, with all that it has loaded.
     """
-    with translated(_doing(plan.config), InputError):
-        row = _aligned(plan).select(_features(plan).alias(_FEATURES)).limit(1).toArrow()
+    with translated(doing(plan.config), InputError):
+        row = _aligned(plan).select(features.alias(_FEATURES)).limit(1).toArrow()
     if not row.num_rows:
         return
     one = plan.spark.createDataFrame(row).coalesce(1)
-    if plan.quarantine is None:
-        spark_udf.with_predictions(one, predict, F.col(_FEATURES), PREDICTION, plan.result_type).select(*planning.outputs(plan)).toArrow()
-    else:
-        one.select(predict(F.col(_FEATURES)).alias(PREDICTION)).toArrow()
+    scored = spark_udf.with_predictions(one, predictor, F.col(_FEATURES), PREDICTION, plan.result_type)
+    (scored if plan.quarantine is not None else scored.select(*planning.outputs(plan))).toArrow()
 
 
 def _items(plan: Plan) -> tuple[str, ...]:
@@ -134,23 +141,39 @@ def _items(plan: Plan) -> tuple[str, ...]:
     return plan.alignment.keys or (("path",) if "path" in plan.alignment.kept else plan.alignment.kept[:4])
 
 
-def stage(plan: Plan, record: Record, scorer: Callable[[DataFrame], DataFrame], lineage: Lineage, total_rows: int | None) -> Work:
-    """The one job: read, score, count, write."""
+def scored(plan: Plan, scorer: Callable[[DataFrame], DataFrame], read: Observation) -> DataFrame:
+    """The aligned rows with their predictions; ``read`` counts them."""
     df = _aligned(plan)
     if plan.config.scoring.partitions is not None:
         df = df.repartition(plan.config.scoring.partitions)
+    return scorer(df.observe(read, F.count(F.lit(1)).alias("rows")))
+
+
+def stage(
+    plan: Plan,
+    monitor: Monitor | None,
+    stopwatch: Stopwatch,
+    scorer: Callable[[DataFrame], DataFrame],
+    lineage: Lineage,
+    total_rows: int | None,
+) -> Work:
+    """The one job: read, score, count, write."""
     # The counters stand in the stage that writes: what a retried task counted is replaced, not added.
-    read = Observation()
-    answered = scorer(df.observe(read, F.count(F.lit(1)).alias("rows")))
+    read, watched = Observation(), Observation()
+    answered = scored(plan, scorer, read)
+    if monitor is not None:
+        answered = monitoring.observe(answered, monitor, watched)
     bar = progress.shown(lambda: session.job_progress(plan.spark), "scoring", total_rows, console.terminal())
-    with record.stage("score"), bar, translated(_doing(plan.config), LakescoreError):
+    with stopwatch.stage("score"), bar, translated(doing(plan.config), LakescoreError):
         if plan.quarantine is None:
-            return _stage_all(plan, answered, lineage, read)
-        with session.persisted(answered) as kept:
-            return _stage_apart(plan, kept, lineage, read)
+            work = _stage_all(plan, answered, lineage, read)
+        else:
+            with session.persisted(answered) as kept:
+                work = _stage_apart(plan, kept, lineage, read)
+    return work if monitor is None else replace(work, observed=watched.get)
 
 
-def _doing(config: ScoreConfig) -> str:
+def doing(config: ScoreConfig) -> str:
     """What a failure that names nothing may come from: the expressions that are evaluated with the rows."""
     expressions = {"source.query": config.source.query, "source.filter": config.source.filter}
     given = [f"{key}: {text}" for key, text in expressions.items() if text is not None]
@@ -166,7 +189,7 @@ def _stage_all(plan: Plan, df: DataFrame, lineage: Lineage, read: Observation) -
     found = dict(scored.get)
     failures = {name: found.pop(name) for name in entry_script.SUMMARY if name in found}
     counts = {name: int(value) for name, value in found.items()}
-    return Work(staged, None, int(read.get["rows"]), counts.pop("rows"), 0, counts, "", failures)
+    return Work(staged, None, int(read.get["rows"]), counts.pop("rows"), 0, counts, "", failures, {})
 
 
 def _stage_apart(plan: Plan, df: DataFrame, lineage: Lineage, read: Observation) -> Work:

@@ -14,18 +14,20 @@ from typing import Any
 from mlflow import MlflowClient
 from pyspark.sql import SparkSession
 
-from lakescore import console, frames, job, planning, progress, reuse, session, source, storage, tracking
+from lakescore import console, frames, job, monitoring, planning, progress, reuse, session, source, storage, tracking, verdict
 from lakescore.compose import compose
 from lakescore.config import ScoreConfig, mini_batch_limit
 from lakescore.engine import entry_script
 from lakescore.errors import ConfigError, LakescoreError, OutputError
 from lakescore.models import resolve, script
 from lakescore.models.resolve import ResolvedModel
+from lakescore.monitoring import Monitor
 from lakescore.planning import Plan
 from lakescore.sinks import Batch, Published, Sink, Staged, open_sink, quarantine
 from lakescore.sinks.base import AlreadyPublishedError
 from lakescore.source import Inspection
 from lakescore.tracking import Record
+from lakescore.verdict import Drift, DriftTable, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class ScoreResult:
         rows_quarantined: rows that could not be scored; quarantine: the path or table that they are in, None where there are none.
         counts: null, NaN and infinite predictions.
         seconds: by stage; total_seconds: in all.
+        drift: of the batch from its reference; None where it was not watched.
     """
 
     outcome: str
@@ -66,6 +69,7 @@ class ScoreResult:
     quarantine: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    drift: Drift | None = None
 
     @property
     def total_seconds(self) -> float:
@@ -126,7 +130,7 @@ def replay(
         LakescoreError: as ``score`` would.
     """
     composed = _composed_of(config, overrides)
-    spark = spark or _session(composed)
+    spark = spark or open_session(composed)
     rows, day = quarantine.source_rows(spark, quarantine.output_of(composed.output, composed.errors), str(composed.run.batch_id))
     sections = {name: section for name, section in composed.to_dict().items() if name != "source"}
     sections["run"] = {**sections["run"], "batch_id": f"{composed.run.batch_id}.replay", "date": day}
@@ -151,10 +155,10 @@ def dry_run(
     try:
         client = tracking.client_for_looking(config.tracking, scratch)
         with tracking.quiet_mlflow():
-            model, settings, digests = _resolve(config, client, scratch)
+            model, settings, digests = resolve_model(config, client, scratch)
         inspection = source.inspect(config.source, data)
         sink = planning.output_sink(config, run_id="")
-        spark = spark or _session(config)
+        spark = spark or open_session(config)
         return planning.make(config, spark, model, inspection, sink, "", bool(sink.find(spark)), data, settings, digests)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -207,25 +211,27 @@ def _run(
         return _already_there(config, record, sink)
     screen = console.terminal()
     with record.stage("model"), progress.doing("fetching the model", screen):
-        model, settings, digests = _resolve(config, client, scratch)
+        model, settings, digests = resolve_model(config, client, scratch)
     log.info("model: %s (%s), %.1f s", model.uri, model.flavor, record.seconds["model"])
     inspection = source.inspect(config.source, data)
     with record.stage("session"), progress.doing("starting Spark", screen):
-        spark = spark or _session(config)
+        spark = spark or open_session(config)
     if published is None:
         published = _find(sink, spark, config)
         if published and config.run.on_rerun != "replace":
             return _already_there(config, record, sink)
     with record.stage("plan"), progress.doing("checking source and output", screen):
         plan = planning.make(config, spark, model, inspection, sink, record.run_id, bool(published), data, settings, digests)
+        monitor = monitoring.prepare(plan, client, config.tracking.registry_uri, scratch)
+        drift_table = verdict.open_table(plan, record.run_id) if monitor is not None else None
     record.params(_parameters(plan, inspection))
     if config.scoring.allow_reuse and (earlier := _reused(plan, record)) is not None:
         return earlier
     if published is None:
         sink.find(spark)
     log.info("source: %s, %d columns, %d features", plan.source.description, len(plan.alignment.kept), len(plan.alignment.inputs))
-    with session.runtime_conf(spark, **_runtime_conf(config)):
-        return _score(plan, record, scratch, started, inspection)
+    with session.runtime_conf(spark, **runtime_conf(config)):
+        return _score(plan, monitor, drift_table, record, scratch, started, inspection)
 
 
 def _find(sink: Sink, spark: SparkSession | None, config: ScoreConfig) -> bool | None:
@@ -238,7 +244,7 @@ def _find(sink: Sink, spark: SparkSession | None, config: ScoreConfig) -> bool |
         raise
 
 
-def _runtime_conf(config: ScoreConfig) -> dict[str, str]:
+def runtime_conf(config: ScoreConfig) -> dict[str, str]:
     """What Spark is told for this job alone; the configuration's own settings win."""
     rows = config.scoring.batch_size or source.rows_per_batch(config.source)
     batch = {"spark__sql__execution__arrow__maxRecordsPerBatch": str(rows)} if rows else {}
@@ -247,12 +253,13 @@ def _runtime_conf(config: ScoreConfig) -> dict[str, str]:
     }
 
 
-def _session(config: ScoreConfig) -> SparkSession:
+def open_session(config: ScoreConfig) -> SparkSession:
+    """The session that is there, or a new one as the configuration has it."""
     named = (config.source.table, config.source.query, config.output.table)
     return session.open_session(config.spark, config.run.name, tables=any(named))
 
 
-def _resolve(
+def resolve_model(
     config: ScoreConfig, client: MlflowClient, scratch: Path
 ) -> tuple[ResolvedModel, entry_script.Settings | None, tuple[str, ...]]:
     """The model; with an entry script also how it is run, and the rows are stamped with the script where it has no model."""
@@ -366,11 +373,19 @@ def _parameters(plan: Plan, inspection: Inspection) -> dict[str, Any]:
     }
 
 
-def _score(plan: Plan, record: Record, scratch: Path, started: datetime, inspection: Inspection) -> ScoreResult:
-    config, spark = plan.config, plan.spark
-    scorer = job.scorer(plan, record, scratch)
+def _score(
+    plan: Plan,
+    monitor: Monitor | None,
+    drift_table: DriftTable | None,
+    record: Record,
+    scratch: Path,
+    started: datetime,
+    inspection: Inspection,
+) -> ScoreResult:
+    config, spark, lineage = plan.config, plan.spark, plan.lineage(record.run_id, started)
+    scorer = job.scorer(plan, monitor, record, scratch)
     try:
-        work = job.stage(plan, record, scorer, plan.lineage(record.run_id, started), inspection.rows)
+        work = job.stage(plan, monitor, record, scorer, lineage, inspection.rows)
     except LakescoreError:
         # A run of the same batch that came first has cleared this one's staged files away.
         if not plan.published and plan.sink.find(spark):
@@ -382,8 +397,13 @@ def _score(plan: Plan, record: Record, scratch: Path, started: datetime, inspect
             entry_script.refuse(work.failures, plan.script.script, allowed=0 if plan.quarantine is None else None)
         job.audit(work)
         job.refuse_too_many(work, config.errors)
+        judged = verdict.judge(plan, monitor, work) if monitor is not None else None
+        if judged is not None:
+            verdict.refuse(plan, judged, drift_table, record, lineage)
         with record.stage("publish"):
             job.publish_quarantine(plan, work)
+            if judged is not None and drift_table is not None:
+                drift_table.publish(judged, lineage, verdict.PUBLISHED)
             published = plan.sink.publish(spark, work.staged)
     except BaseException as error:
         job.discard(plan, work)
@@ -396,15 +416,18 @@ def _score(plan: Plan, record: Record, scratch: Path, started: datetime, inspect
         f" version {published.version}" if published.version is not None else "",
         record.seconds["publish"],
     )
-    return _finish(plan, record, work, published)
+    if judged is not None:
+        with record.stage("report"):
+            verdict.leave(plan, judged, record, is_published=True)
+    return _finish(plan, record, work, published, judged)
 
 
 def _written(staged: Staged) -> int:
     return staged.rows if staged.written is None else staged.written
 
 
-def _finish(plan: Plan, record: Record, work: job.Work, published: Published) -> ScoreResult:
-    metrics = {
+def _finish(plan: Plan, record: Record, work: job.Work, published: Published, judged: Verdict | None) -> ScoreResult:
+    metrics: dict[str, float] = {
         "rows_read": work.read,
         "rows_scored": work.scored,
         "rows_written": _written(work.staged),
@@ -413,6 +436,8 @@ def _finish(plan: Plan, record: Record, work: job.Work, published: Published) ->
         "bytes_written": work.staged.size,
     }
     metrics.update({f"predictions_{name}": value for name, value in work.counts.items()})
+    if judged is not None:
+        metrics.update(judged.metrics)
     if not work.read:
         log.warning("source: there are no rows; the batch is published without any")
     if published.version is not None:
@@ -440,4 +465,5 @@ def _finish(plan: Plan, record: Record, work: job.Work, published: Published) ->
         quarantine=plan.quarantine.location if plan.quarantine is not None and work.failed is not None else None,
         counts=work.counts,
         seconds=dict(record.seconds),
+        drift=verdict.as_result(judged),
     )

@@ -134,7 +134,7 @@ def _open_quarantine(plan: Plan, run_id: str) -> Sink:
         )
     quarantine.refuse_clashes(plan.alignment.keys)
     output = quarantine.output_of(config.output, config.errors)
-    quarantine.refuse_overlap(output, config.output, config.source)
+    quarantine.refuse_overlap("errors.quarantine", output, config.output, config.source)
     sink = open_sink(output, quarantine.batch_of(batch_of(config, run_id)))
     sink.recover(plan.spark)
     empty = columns.transform(plan.source.df, plan.alignment, (ROW, guard.PROBLEM))

@@ -46,8 +46,24 @@ _SQLITE = "sqlite:///"
 _VERSIONS = ("pyspark", "mlflow-skinny", "pandas", "pyarrow", "deltalake", "scikit-learn", "xgboost", "xgboost-cpu", "lightgbm", "torch")
 
 
+class Stopwatch:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time one stage; in a run's record its seconds become the metric ``seconds.NAME``."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+
+
 @dataclass
-class Record:
+class Record(Stopwatch):
     """What is known of a run so far; ``run_id`` is the MLflow run's."""
 
     client: MlflowClient
@@ -55,29 +71,20 @@ class Record:
     experiment_id: str
     seconds: dict[str, float] = field(default_factory=dict)
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time one stage; its seconds become the metric ``seconds.NAME``."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
-
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters; secrets are taken out, long ones are cut."""
         params = [Param(key, redact(str(value))[:_MAX_TEXT]) for key, value in values.items() if value is not None]
         self.client.log_batch(self.run_id, params=params)
 
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Log metrics."""
+        now = int(time.time() * 1000)
+        self.client.log_batch(self.run_id, metrics=[Metric(key, float(value), now, 0) for key, value in values.items()])
+
     def finish(self, status: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
         """End the run: FINISHED or FAILED."""
-        now = int(time.time() * 1000)
-        values = {**metrics, **{f"seconds.{name}": round(value, 3) for name, value in self.seconds.items()}}
-        self.client.log_batch(
-            self.run_id,
-            metrics=[Metric(key, float(value), now, 0) for key, value in values.items()],
-            tags=[RunTag(key, redact(value)[:_MAX_TEXT]) for key, value in tags.items()],
-        )
+        self.metrics({**metrics, **{f"seconds.{name}": round(value, 3) for name, value in self.seconds.items()}})
+        self.client.log_batch(self.run_id, tags=[RunTag(key, redact(value)[:_MAX_TEXT]) for key, value in tags.items()])
         self.client.set_terminated(self.run_id, status)
 
 

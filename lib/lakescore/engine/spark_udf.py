@@ -2,48 +2,80 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import mlflow.pyfunc
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from pyspark.sql.pandas.functions import pandas_udf
 
+from lakescore.drift.counting import COUNTED_FIELD, Watch, watched
 from lakescore.engine.bundle import Bundle
 from lakescore.engine.isolation import ERROR_FIELD, VALUE_FIELD
 
 _FLOATS = (T.DoubleType, T.FloatType)
 
 
-def predictor(spark: SparkSession, bundle: Bundle, env_manager: str, params: dict[str, Any]) -> Any:
-    """The model as a function from a struct column to a prediction column."""
+@dataclass(frozen=True)
+class Predictor:
+    """The model as a Spark function from a struct of features to an answer.
+
+    Attributes:
+        udf: the function.
+        has_value: whether the answer is a struct that holds the prediction in ``VALUE_FIELD``.
+        isolates: whether it says why a row has no prediction, in ``ERROR_FIELD``.
+        counts: whether what its tasks counted is in ``COUNTED_FIELD``.
+    """
+
+    udf: Any
+    has_value: bool
+    isolates: bool
+    counts: bool
+
+
+def predictor(spark: SparkSession, bundle: Bundle, env_manager: str, params: dict[str, Any], watch: Watch | None = None) -> Predictor:
+    """The model, ready to be called.
+
+    Args:
+        spark: the session.
+        bundle: the model behind its guard.
+        env_manager, params: of ``mlflow.pyfunc.spark_udf``.
+        watch: what is to be counted of the rows that pass it; None: nothing.
+    """
     udf = mlflow.pyfunc.spark_udf(spark, str(bundle.path), result_type=bundle.udf_type, env_manager=env_manager, params=params or None)
-
-    def predict(features: Column) -> Column:
-        prediction: Column = udf(features)
-        return prediction.getField(VALUE_FIELD) if bundle.wraps and not bundle.isolates else prediction
-
-    return predict
-
-
-def with_predictions(df: DataFrame, predict: Any, features: Column, name: str, result: T.DataType) -> DataFrame:
-    """Add the predictions of the ``features`` struct, of type ``result``, as the column ``name``, last."""
-    predicted = df.select("*", predict(features).alias(name))
-    return predicted.withColumn(name, _restore_nan(F.col(name), result)) if _has_floats(result) else predicted
+    if watch is None:
+        return Predictor(udf, bundle.wraps, bundle.isolates, False)
+    inner = udf.__wrapped__
+    is_struct = isinstance(inner.returnType, T.StructType)
+    fields = inner.returnType.fields if is_struct else [T.StructField(VALUE_FIELD, inner.returnType)]
+    answer = T.StructType([*fields, T.StructField(COUNTED_FIELD, T.BinaryType())])
+    counting = pandas_udf(watched(inner.func, watch), answer)  # type: ignore[call-overload]
+    return Predictor(counting, bundle.wraps or not is_struct, bundle.isolates, True)
 
 
-def with_predictions_or_errors(df: DataFrame, predict: Any, features: Column, name: str, result: T.DataType) -> DataFrame:
-    """Add the predictions as ``with_predictions`` does, and why a row has none as the column ``ERROR_FIELD`` (text; null: it has one)."""
-    answer = F.col(name)
-    if isinstance(result, T.StructType):
-        value = F.struct(*[answer.getField(field.name).alias(field.name) for field in result.fields])
-    else:
+def with_predictions(df: DataFrame, predictor: Predictor, features: Column, name: str, result: T.DataType) -> DataFrame:
+    """Add the predictions of the ``features`` struct, of type ``result``, as the column ``name``.
+
+    With a predictor that isolates also why a row has none, as the column ``ERROR_FIELD`` (text; null: it has one); with one that counts
+    also what each task counted, as ``COUNTED_FIELD`` (binary; null but in one row of each task).
+    """
+    answer, more = F.col(name), {}
+    value = answer
+    if predictor.has_value:
         value = answer.getField(VALUE_FIELD)
-    error = F.nullif(answer.getField(ERROR_FIELD), F.lit(""))
-    # The UDF's struct by itself first: two projections of it would call the model twice.
-    predicted = df.select("*", predict(features).alias(name)).withColumn(ERROR_FIELD, error).withColumn(name, value)
-    restored = predicted.withColumn(name, _restore_nan(F.col(name), result)) if _has_floats(result) else predicted
-    return restored.withColumn(name, F.when(F.col(ERROR_FIELD).isNull(), F.col(name)))
+    elif isinstance(result, T.StructType) and (predictor.isolates or predictor.counts):
+        value = F.struct(*[answer.getField(field.name).alias(field.name) for field in result.fields])
+    if predictor.isolates:
+        more[ERROR_FIELD] = F.nullif(answer.getField(ERROR_FIELD), F.lit(""))
+    if predictor.counts:
+        more[COUNTED_FIELD] = answer.getField(COUNTED_FIELD)
+    # The UDF's answer by itself first: two projections of it would call the model twice.
+    predicted = df.select("*", predictor.udf(features).alias(name)).withColumns({**more, name: value})
+    if _has_floats(result):
+        predicted = predicted.withColumn(name, _restore_nan(F.col(name), result))
+    return predicted.withColumn(name, F.when(F.col(ERROR_FIELD).isNull(), F.col(name))) if predictor.isolates else predicted
 
 
 def _has_floats(kind: T.DataType) -> bool:

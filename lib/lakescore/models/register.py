@@ -20,6 +20,7 @@ from mlflow.models.signature import ModelSignature
 from mlflow.utils import validation
 
 from lakescore import storage
+from lakescore.drift.statistics import FILE as STATISTICS_FILE
 from lakescore.errors import ConfigError, LakescoreError, ModelError
 from lakescore.mlflow_defaults import as_default
 from lakescore.models import raw, roots, sample
@@ -38,6 +39,8 @@ class Registration:
         name: the registered model's name; made when it is not there.
         aliases, tags, description: of the new version. Aliases move here from the version that had them.
         sample: a data file whose columns and predictions give the signature; labels: its columns that are no inputs.
+        training_set: path or table of the training data, whose statistics are kept with the version; without ``sample`` and ``columns`` a
+            file also gives the signature.
         columns: the inputs as text, ``"a double, b string"``; result: the type of one row's prediction.
         python_class, input_shape: as ``model.python_class`` and ``model.input_shape`` of the configuration.
         allowed_roots: as ``model.allowed_roots``.
@@ -49,6 +52,7 @@ class Registration:
     tags: Mapping[str, str] = field(default_factory=dict)
     description: str | None = None
     sample: str | None = None
+    training_set: str | None = None
     labels: tuple[str, ...] = ()
     columns: str | None = None
     result: str | None = None
@@ -82,7 +86,12 @@ class Registered:
 
 
 def register(
-    registration: Registration, client: MlflowClient, registry_uri: str | None, experiment_id: Callable[[], str], scratch: Path
+    registration: Registration,
+    client: MlflowClient,
+    registry_uri: str | None,
+    experiment_id: Callable[[], str],
+    scratch: Path,
+    statistics: Callable[[Path], str] | None = None,
 ) -> Registered:
     """Register a model.
 
@@ -93,6 +102,7 @@ def register(
         client: for the tracking server and the registry; registry_uri: the registry, where it is another.
         experiment_id: gives the experiment that a model without a run is logged to.
         scratch: an empty folder of this call.
+        statistics: counts the training set with the model in a folder, as JSON to be kept with it; None: there is none.
 
     Raises:
         ModelError: the model cannot be found or wrapped, or MLflow refuses the name, an alias or a tag.
@@ -108,8 +118,10 @@ def register(
         roots.check(str(found), registration.allowed_roots, label)
     folder, kind, digest = _as_folder(registration, found, scratch, label)
     metadata = _with_signature(registration, folder, label)
+    if statistics is not None:
+        (folder / STATISTICS_FILE).write_text(statistics(folder), encoding="utf-8")
     with as_default(client.tracking_uri, registry_uri), _one_line(f"{registration.name} cannot be registered"):
-        changed = kind is not None or _says_signature(registration)
+        changed = kind is not None or _says_signature(registration) or statistics is not None
         source = _logged_source(registration, metadata, changed)
         if source is None:
             run_id = _run_of(registration.model)
@@ -147,8 +159,8 @@ def _check_names(registration: Registration) -> None:
 def _check_options(registration: Registration) -> None:
     if registration.sample is not None and (registration.columns is not None or registration.result is not None):
         raise ConfigError("--sample: it gives the whole signature; leave out --columns and --result, or the sample")
-    if registration.labels and registration.sample is None:
-        raise ConfigError("--label: names columns of --sample, which is not given")
+    if registration.labels and registration.sample is None and registration.training_set is None:
+        raise ConfigError("--label: names columns of --sample or --training-set, and neither is given")
 
 
 def _as_folder(registration: Registration, found: Path, scratch: Path, label: str) -> tuple[Path, str | None, str | None]:
@@ -178,7 +190,6 @@ def _with_signature(registration: Registration, folder: Path, label: str) -> Mod
     """The folder's MLmodel with the signature that the options say, if they do."""
     metadata = Model.load(str(folder))
     if registration.sample is not None:
-        # The training set's statistics, for drift, are to be computed here as well: the rows are at hand.
         rows = sample.read_sample(registration.sample)
         metadata.signature = sample.by_sample(folder, rows, registration.labels, label)
     elif registration.columns is not None:

@@ -26,6 +26,7 @@ from pyspark.sql import types as T
 
 from lakescore import storage
 from lakescore.config import ModelConfig
+from lakescore.drift.statistics import FILE as STATISTICS_FILE
 from lakescore.errors import ModelError, did_you_mean, listing
 from lakescore.models import raw, roots
 from lakescore.models.fetch import fetch, fetch_module, what_it_is
@@ -268,12 +269,14 @@ def result_type(config: ModelConfig, signature: Signature) -> T.DataType:
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 over the names and contents of all files of a folder."""
+    """SHA-256 over the names and contents of all files of a folder but its statistics, which may be added later."""
     digest = hashlib.sha256()
     for folder, folders, files in os.walk(path):
         folders.sort()
         for name in sorted(files):
             file = Path(folder, name)
+            if file == path / STATISTICS_FILE:
+                continue
             digest.update(str(file.relative_to(path)).encode() + b"\0")
             with file.open("rb") as stream:
                 while block := stream.read(1 << 20):

@@ -30,6 +30,12 @@ _TYPES = {
 }  # fmt: skip
 
 
+def can_read(path: str) -> bool:
+    """Whether ``read_sample`` could read it, as far as its name tells."""
+    file = Path(storage.local_path(path))
+    return (file.is_dir() and not (file / "_delta_log").is_dir()) or (file.is_file() and file.suffix.lower() in _READERS)
+
+
 def read_sample(path: str) -> pd.DataFrame:
     """The first rows of a Parquet, CSV or JSON file (records, or one JSON object per line), or of a folder of Parquet files.
 

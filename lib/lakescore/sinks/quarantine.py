@@ -42,16 +42,15 @@ def output_of(output: OutputConfig, errors: ErrorsConfig) -> OutputConfig:
     return OutputConfig(path=path, format="parquet" if output.format == "parquet" else "delta", merge_schema=True)
 
 
-def refuse_overlap(quarantine: OutputConfig, output: OutputConfig, source: SourceConfig) -> None:
-    """Raise ConfigError where quarantined rows would go to the output, or to what is read."""
+def refuse_overlap(key: str, beside: OutputConfig, output: OutputConfig, source: SourceConfig) -> None:
+    """Raise ConfigError where a table beside the output is the output itself, or what is read; ``key`` is what configures it."""
     places = [("output.path", output.path), *(("source.path", path) for path in source.path or ())]
-    for key, path in places:
-        if quarantine.path is not None and path is not None and storage.overlap(quarantine.path, path):
-            raise ConfigError(f"errors.quarantine: {quarantine.path} overlaps {key} {path}; give it a folder of its own")
-    tables = [("output.table", output.table), ("source.table", source.table)]
-    for key, table in tables:
-        if quarantine.table is not None and table is not None and quarantine.table.casefold() == table.casefold():
-            raise ConfigError(f"errors.quarantine: {quarantine.table} is {key}; give it a table of its own")
+    for other, path in places:
+        if beside.path is not None and path is not None and storage.overlap(beside.path, path):
+            raise ConfigError(f"{key}: {beside.path} overlaps {other} {path}; give it a folder of its own")
+    for other, table in (("output.table", output.table), ("source.table", source.table)):
+        if beside.table is not None and table is not None and beside.table.casefold() == table.casefold():
+            raise ConfigError(f"{key}: {beside.table} is {other}; give it a table of its own")
 
 
 def batch_of(batch: Batch) -> Batch:

@@ -1,0 +1,71 @@
+"""What all commands share: options, logging, and errors as one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from lakescore import console
+from lakescore.errors import ConfigError, LakescoreError
+from lakescore.redact import redact
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def run_command(
+    parse: Callable[[Sequence[str]], argparse.Namespace], run: Callable[[argparse.Namespace], int], argv: Sequence[str] | None
+) -> int:
+    """Parse and run; whatever goes wrong becomes one line and an exit code."""
+    verbose = False
+    try:
+        options = parse(list(sys.argv[1:] if argv is None else argv))
+        verbose = options.verbose
+        configure_logging(verbose)
+        return run(options)
+    except LakescoreError as error:
+        return failed(error, verbose)
+    except KeyboardInterrupt:
+        console.complain("lakescore: interrupted; nothing was published")
+        return 130
+    except Exception as error:
+        return failed(LakescoreError(f"{type(error).__name__}: {error}"), verbose, error)
+
+
+def failed(error: LakescoreError, verbose: bool = False, cause: BaseException | None = None) -> int:
+    """Say an error on stderr; returns its exit code."""
+    if verbose:
+        logging.getLogger(__name__).error("failed", exc_info=cause or error)
+    console.complain(f"lakescore: {error}")
+    return error.exit_code
+
+
+class _Redacting(logging.Formatter):
+    """No secret reaches a log, whoever logs it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def configure_logging(verbose: bool) -> None:
+    """INFO lines in a log; on a terminal the bar and the summary say it, so only warnings."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
+    own = logging.getLogger("lakescore")
+    own.handlers, own.propagate = [handler], False
+    quiet = console.terminal() is not None and not verbose
+    own.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+    if not verbose:
+        warnings.simplefilter("ignore")
+        # MLflow warns of what the pipeline checks itself or does on purpose; it reads these when it is imported.
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

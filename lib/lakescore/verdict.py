@@ -1,0 +1,226 @@
+"""What a batch's counts come to: its drift from the reference, whether it may be published, and what is left for people to read.
+
+| left           | where                                                                                     |
+| -------------- | ----------------------------------------------------------------------------------------- |
+| three files    | artifacts of the MLflow run; and beside the output (``drift.folder``) of a published batch |
+| metrics        | ``drift_metric``, ``drift_status`` (0 none, 1 possible, 2 detected), ``drift.COLUMN``      |
+| rows           | in the drift table (``drift.table``), where one is configured; of refused batches too      |
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from pyspark.sql import DataFrame
+
+from lakescore import monitoring, planning, storage
+from lakescore.config import OutputConfig
+from lakescore.drift import analysis, table
+from lakescore.drift.analysis import Analysis, Thresholds
+from lakescore.drift.files import PLOT, files_of
+from lakescore.drift.statistics import Statistics
+from lakescore.errors import DriftError, OutputError
+from lakescore.job import Work
+from lakescore.lineage import Lineage, lineage_columns
+from lakescore.monitoring import Monitor
+from lakescore.planning import Plan
+from lakescore.schema import PARTITION
+from lakescore.sinks import Sink, Staged, open_sink, quarantine
+from lakescore.storage import Location
+from lakescore.tracking import Record
+
+log = logging.getLogger(__name__)
+
+PUBLISHED, REFUSED = "published", "refused"
+_STATUS = ("none", "possible", "detected")
+# MLflow takes no other characters in a metric's name.
+_NOT_IN_METRICS = re.compile(r"[^\w\-. :/]", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Of a batch from its reference.
+
+    Attributes:
+        status: ``none``, ``possible`` or ``detected``; None: not analysed.
+        value: of the batch, in [0, 1]; worst: the column with the highest of its own.
+        text: all of it in one line.
+    """
+
+    status: str | None
+    value: float | None
+    worst: str | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A batch, judged."""
+
+    batch: Statistics
+    analysis: Analysis
+    reference: str
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What the MLflow run gets."""
+        found = {f"drift.{_NOT_IN_METRICS.sub('_', one.name)}": one.drift for one in self.analysis.columns if one.drift is not None}
+        if self.analysis.drift is None or self.analysis.status is None:
+            return found
+        return {**found, "drift_metric": self.analysis.drift, "drift_status": _STATUS.index(self.analysis.status)}
+
+    def __str__(self) -> str:
+        if self.analysis.drift is None or self.analysis.worst is None:
+            return f"not analysed: {self.analysis.not_analysed}"
+        worst = self.analysis.worst
+        return f"{self.analysis.drift:.3f}, {self.analysis.status} (worst: {worst.name} {worst.drift:.3f}, {worst.status})"
+
+
+def judge(plan: Plan, monitor: Monitor, work: Work) -> Verdict:
+    """Compare what was counted with the reference."""
+    config = plan.config.drift
+    thresholds = Thresholds(config.possible_threshold, config.detected_threshold)
+    batch = monitoring.statistics_of(monitor, work.observed, f"batch {plan.config.run.batch_id} of {plan.source.description}")
+    found = analysis.analyse(batch, monitor.reference, thresholds)
+    if batch.rows != work.read and batch.columns:
+        # Never seen; a task that Spark counted twice would show so, and drift of wrong counts is worse than none.
+        why = f"{batch.rows} rows were counted, and {work.read} read"
+        found = replace(found, drift=None, status=None, worst=None, not_analysed=why)
+    verdict = Verdict(batch, found, monitor.described)
+    (log.warning if found.status == "detected" else log.info)("drift: %s, against %s", verdict, monitor.described)
+    return verdict
+
+
+class DriftTable:
+    """``drift.table``: rows of each batch, published like the batch itself."""
+
+    def __init__(self, plan: Plan, run_id: str, name: str) -> None:
+        """Check that the table can take the rows.
+
+        Raises:
+            OutputError: it cannot.
+            ConfigError: it is the output, the quarantine or the source.
+        """
+        self._plan = plan
+        if "/" in name:
+            config = OutputConfig(path=name, format="parquet" if plan.config.output.format == "parquet" else "delta", merge_schema=True)
+        else:
+            config = OutputConfig(table=name, merge_schema=True)
+        quarantine.refuse_overlap("drift.table", config, plan.config.output, plan.config.source)
+        with _as_drift_table():
+            self._sink: Sink = open_sink(config, quarantine.batch_of(planning.batch_of(plan.config, run_id)))
+            self._sink.recover(plan.spark)
+            empty = table.SCHEMA.empty_table()
+            self._sink.check(plan.spark, self._stamped(empty, plan.lineage("", datetime.now(timezone.utc))).schema)
+
+    def publish(self, verdict: Verdict, lineage: Lineage, decision: str) -> None:
+        """Put the batch's rows there, in place of those that an earlier run of it left."""
+        staged: Staged | None = None
+        with _as_drift_table():
+            try:
+                rows = table.rows(verdict.analysis, self._plan.config.drift.measures, decision)
+                staged = self._sink.stage(self._stamped(rows, lineage).coalesce(1))
+                self._sink.publish(self._plan.spark, staged)
+            except BaseException:
+                self._sink.discard(staged)
+                raise
+
+    def _stamped(self, rows: Any, lineage: Lineage) -> DataFrame:
+        return self._plan.spark.createDataFrame(rows).select("*", *lineage_columns(replace(lineage, partition_by=PARTITION)))
+
+
+@contextmanager
+def _as_drift_table() -> Iterator[None]:
+    """The sinks speak of the output; here it is another table."""
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(re.sub(r"^output\.(path|table|format)", "drift.table", str(error))) from error
+
+
+def refuse(plan: Plan, verdict: Verdict, drift_table: DriftTable | None, record: Record, lineage: Lineage) -> None:
+    """Stop where drift was detected and is not to be published; what was found is kept all the same.
+
+    Raises:
+        DriftError: in one line with the batch's drift and the worst column.
+    """
+    if plan.config.drift.on_drift != "fail" or verdict.analysis.status != "detected":
+        return
+    with _warned("the run's metrics could not be recorded"):
+        record.metrics(verdict.metrics)
+    leave(plan, verdict, record, is_published=False)
+    if drift_table is not None:
+        with _warned("the drift table could not be written"):
+            drift_table.publish(verdict, lineage, REFUSED)
+    raise DriftError(
+        f"drift.on_drift: fail, and the batch has drifted from {verdict.reference}: {verdict}, detected from "
+        f"{plan.config.drift.detected_threshold:g}; nothing was published. {PLOT} of the MLflow run {record.run_id} shows each column"
+    )
+
+
+def open_table(plan: Plan, run_id: str) -> DriftTable | None:
+    """``drift.table``, checked; None where there is none."""
+    return DriftTable(plan, run_id, plan.config.drift.table) if plan.config.drift.table is not None else None
+
+
+def leave(plan: Plan, verdict: Verdict, record: Record, is_published: bool) -> None:
+    """Write the three files; what fails here is only warned of, because the batch is decided already."""
+    files = _files(plan, verdict)
+    for name, text in files.items():
+        with _warned(f"{name} could not be kept with the run {record.run_id}"):
+            record.client.log_text(record.run_id, text, name)
+    folder = _folder(plan)
+    if folder is None or not is_published:
+        return
+    with _warned(f"the files could not be written to {folder}"):
+        place = Location.of(folder)
+        assert place is not None, "the output is there too"
+        for name, text in files.items():
+            (place / name).write_text(text)
+
+
+def _files(plan: Plan, verdict: Verdict) -> dict[str, str]:
+    run = plan.config.run
+    facts = {
+        "model": f"{plan.model.uri} (version {plan.model.version})",
+        "batch": str(run.batch_id),
+        "date": str(run.date),
+        "rows": f"{verdict.batch.rows:,}",
+        "source": plan.source.description,
+        "compared with": verdict.reference,
+    }
+    return files_of(verdict.analysis, verdict.batch, f"Drift of {run.batch_id}", facts)
+
+
+def _folder(plan: Plan) -> str | None:
+    """Where the batch's files go beside the output; None where the output is a table of the catalog, or nothing."""
+    output, folder = plan.config.output, plan.config.drift.folder
+    if folder is None:
+        if output.is_own_folder:
+            return output.path
+        if output.path is None:
+            return None
+        folder = f"{output.path.rstrip('/')}_drift"
+    return storage.absolute(f"{folder.rstrip('/')}/{plan.config.run.batch_id}")
+
+
+@contextmanager
+def _warned(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        log.warning("drift: %s: %s", what, error)
+
+
+def as_result(verdict: Verdict | None) -> Drift | None:
+    """What a run's result tells of it."""
+    if verdict is None:
+        return None
+    found = verdict.analysis
+    return Drift(found.status, found.drift, found.worst.name if found.worst else None, str(verdict))
