@@ -80,7 +80,8 @@ def test_statistics_are_those_of_numpy(rows: DataFrame, partitions: int) -> None
     }
     for name, counts_by_value in expected.items():
         categories = found.columns[name].categories
-        assert categories is not None and dict(zip(categories.values, categories.counts, strict=True)) == counts_by_value, name
+        assert categories is not None, name
+        assert dict(zip(categories.values, categories.counts, strict=True)) == counts_by_value, name
         assert found.columns[name].distinct == len(counts_by_value)
 
 

@@ -15,7 +15,9 @@ from lakescore.config import (
     ROW_FILES,
     ClassesConfig,
     ColumnsConfig,
+    DriftConfig,
     ErrorsConfig,
+    Measure,
     ModelConfig,
     OutputConfig,
     RunConfig,
@@ -29,6 +31,7 @@ from lakescore.config import (
     mini_batch_limit,
     section_of,
 )
+from lakescore.drift.measures import MEASURES
 
 
 def refused(section: type[Section], **values: Any) -> str:
@@ -56,6 +59,7 @@ def test_every_key_of_the_top_is_a_section() -> None:
         ScoringConfig,
         ErrorsConfig,
         OutputConfig,
+        DriftConfig,
         TrackingConfig,
         SparkConfig,
     ]
@@ -360,3 +364,26 @@ def test_scoring_keys_belong_to_what_scores(model: dict[str, Any], scoring: dict
     given = {"source": SourceConfig(path="a"), "output": OutputConfig(path="o")}
 
     assert message in refused(ScoreConfig, model=ModelConfig(**model), scoring=ScoringConfig(**scoring), **given)
+
+
+# --- drift
+
+
+@pytest.mark.parametrize(("possible", "detected"), [(0.7, 0.5), (0.5, 0.5), (0.0, 0.5), (-0.1, 0.5), (0.5, 1.0), (0.5, 1.5)])
+def test_thresholds_that_contradict_each_other_are_refused_by_both_names(possible: float, detected: float) -> None:
+    message = refused(DriftConfig, possible_threshold=possible, detected_threshold=detected)
+    assert message.startswith("Value error, possible_threshold and detected_threshold must be 0 < possible_threshold < detected_threshold")
+    assert f"got {possible:g} and {detected:g}" in message
+
+
+def test_thresholds_beside_the_borders_are_taken() -> None:
+    assert DriftConfig(possible_threshold=0.001, detected_threshold=0.999).detected_threshold == 0.999
+
+
+def test_drift_that_is_not_watched_cannot_fail_a_run() -> None:
+    assert refused(DriftConfig, enabled=False, on_drift="fail") == "Value error, on_drift: fail needs enabled: true, or null"
+
+
+def test_measures_are_those_of_the_measures_module() -> None:
+    assert set(get_args(Measure)) == set(MEASURES)
+    assert refused(DriftConfig, measures=["tvd", "tvd"]) == "Value error, must be distinct"

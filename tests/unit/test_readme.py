@@ -52,8 +52,7 @@ def test_the_columns_are_the_lineage_columns_in_their_order() -> None:
 def test_the_exit_codes_are_those_of_the_errors() -> None:
     raised = {e.exit_code for _, e in inspect.getmembers(errors, inspect.isclass) if issubclass(e, errors.LakescoreError)}
 
-    # 6 is drift's, which is not there yet.
-    assert {int(row[0]) for row in _table("Exit codes")} == {0, *raised} - {6}
+    assert {int(row[0]) for row in _table("Exit codes")} == {0, *raised}
 
 
 def test_the_keys_that_other_products_names_are_mapped_to_exist() -> None:
@@ -89,7 +88,7 @@ def test_every_file_that_is_named_exists() -> None:
 def test_the_overrides_in_it_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in set(re.findall(r"\$\{oc\.env:(\w+)\}", README)):
         monkeypatch.setenv(variable, "x")
-    keys = r"(?<![\w-])((?:run|source|model|output|columns)(?:\.\w+)+=(?:[\[{][^\]}]*[\]}]|[^\s`)\",]+))"
+    keys = r"(?<![\w-])((?:run|source|model|output|columns|drift)(?:\.\w+)+=(?:[\[{][^\]}]*[\]}]|[^\s`)\",]+))"
     overrides = set(re.findall(keys, README))
     base = {"run": {"batch_id": "b"}, "model": {"uri": "m"}, "source": {"path": "a"}, "output": {"path": "b"}}
 
