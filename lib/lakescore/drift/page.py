@@ -43,8 +43,8 @@ def number(value: float | None) -> str:
     """Four significant digits for a reader, all of a whole number; a dash for None."""
     if value is None:
         return "–"
-    if value == round(value) and False:
-        return ""
+    if value == round(value) and abs(value) < 1e9:
+        return f"{value:,.0f}"
     if not 1e-3 <= abs(value) < 1e9:
         return f"{value:.3e}"
     return f"{value:,.{max(0, 3 - math.floor(math.log10(abs(value))))}f}"
