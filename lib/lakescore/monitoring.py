@@ -179,18 +179,19 @@ def observe(df: DataFrame, monitor: Monitor, observation: Observation) -> DataFr
     return df.observe(observation, F.collect_list(F.base64(column(COUNTED_FIELD))).alias("counted"), F.array(*nulls).alias("nulls"))
 
 
-def statistics_of(monitor: Monitor, observed: Mapping[str, Any], described: str) -> Statistics:
+def statistics_of(monitor: Monitor, observed: Mapping[str, Any], described: str, rows: int) -> Statistics:
     """The batch's statistics, of what its tasks counted.
 
     Args:
         monitor: what was watched.
         observed: what ``observe`` collected.
         described: what the batch is, for people.
+        rows: that were read.
     """
     counts = counting.add_up(monitor.bins, map(base64.b64decode, observed["counted"]))
     for name, nulls in zip(monitor.floats, observed["nulls"], strict=True):
         counts[name].nulls = int(nulls)
-    return profile.from_counts(counts, (*monitor.monitored, *monitor.strangers), monitor.bins, described)
+    return profile.from_counts(counts, (*monitor.monitored, *monitor.strangers), monitor.bins, described, rows)
 
 
 def _reference(plan: Plan, client: MlflowClient, registry_uri: str | None, scratch: Path) -> tuple[Statistics, str] | None:

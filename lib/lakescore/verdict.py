@@ -25,7 +25,7 @@ from lakescore.drift import analysis, table
 from lakescore.drift.analysis import Analysis, Thresholds
 from lakescore.drift.files import PLOT, files_of
 from lakescore.drift.statistics import Statistics
-from lakescore.errors import DriftError, OutputError
+from lakescore.errors import DriftError, LakescoreError, OutputError
 from lakescore.job import Work
 from lakescore.lineage import Lineage, lineage_columns
 from lakescore.monitoring import Monitor
@@ -83,15 +83,20 @@ class Verdict:
 
 
 def judge(plan: Plan, monitor: Monitor, work: Work) -> Verdict:
-    """Compare what was counted with the reference."""
+    """Compare what was counted with the reference.
+
+    Raises:
+        LakescoreError: the counts do not reconcile, and drift is to stop a run.
+    """
     config = plan.config.drift
     thresholds = Thresholds(config.possible_threshold, config.detected_threshold)
-    batch = monitoring.statistics_of(monitor, work.observed, f"batch {plan.config.run.batch_id} of {plan.source.description}")
+    batch = monitoring.statistics_of(monitor, work.observed, f"batch {plan.config.run.batch_id} of {plan.source.description}", work.read)
     found = analysis.analyse(batch, monitor.reference, thresholds)
-    if batch.rows != work.read and batch.columns:
-        # Never seen; a task that Spark counted twice would show so, and drift of wrong counts is worse than none.
-        why = f"{batch.rows} rows were counted, and {work.read} read"
-        found = replace(found, drift=None, status=None, worst=None, not_analysed=why)
+    if (odd := _odd_counts(batch, work.read)) is not None:
+        # Never seen: it would mean that Spark counted a task twice, or one not at all.
+        if config.on_drift == "fail":
+            raise LakescoreError(f"drift.on_drift: fail, and drift cannot be told: {odd}; nothing was published. Run it again")
+        found = replace(found, drift=None, status=None, worst=None, not_analysed=odd)
     verdict = Verdict(batch, found, monitor.described)
     (log.warning if found.status == "detected" else log.info)("drift: %s, against %s", verdict, monitor.described)
     return verdict
@@ -162,6 +167,14 @@ def refuse(plan: Plan, verdict: Verdict, drift_table: DriftTable | None, record:
         f"drift.on_drift: fail, and the batch has drifted from {verdict.reference}: {verdict}, detected from "
         f"{plan.config.drift.detected_threshold:g}; nothing was published. {PLOT} of the MLflow run {record.run_id} shows each column"
     )
+
+
+def _odd_counts(batch: Statistics, rows: int) -> str | None:
+    """What does not reconcile: each column but predictions, which rows that failed have not, was counted once for each row."""
+    for name, column in batch.columns.items():
+        if column.role != "prediction" and column.rows not in (0, rows):
+            return f"{column.rows} values of {name!r} were counted, and {rows} rows read"
+    return None
 
 
 def open_table(plan: Plan, run_id: str) -> DriftTable | None:

@@ -143,18 +143,22 @@ def compared(df: DataFrame, monitored: Sequence[Monitored], reference: Statistic
     """
     known = [one for one in monitored if one.kind is not None and one.name in reference.columns]
     bins = {one.name: bins_of(reference.columns[one.name], one) for one in known}
-    return from_counts(count(df, known, bins), monitored, bins, source)
+    counts = count(df, known, bins)
+    rows = max((one.rows for one in counts.values()), default=None)
+    return from_counts(counts, monitored, bins, source, df.count() if rows is None else rows)
 
 
-def from_counts(counts: Mapping[str, Counts], monitored: Sequence[Monitored], bins: Mapping[str, Bins], source: str) -> Statistics:
+def from_counts(
+    counts: Mapping[str, Counts], monitored: Sequence[Monitored], bins: Mapping[str, Bins], source: str, rows: int
+) -> Statistics:
     """What was counted over a reference's bins, as statistics.
 
     Args:
         counts, bins: by column.
         monitored: the columns; those that were not counted are not analysed.
         source: what it is, for people.
+        rows: of all of it.
     """
-    rows = max((one.rows for one in counts.values()), default=0)
     found = {one.name: _over(bins[one.name], one, counts[one.name]) if one.name in counts else _uncounted(one) for one in monitored}
     return Statistics(rows, found, source)
 
