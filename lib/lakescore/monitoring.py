@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,8 @@ def prepare(plan: Plan, client: MlflowClient, registry_uri: str | None, scratch:
         log.info("drift: not watched, because the model carries no statistics of its training data (drift.reference)")
         return None
     statistics, described = found
-    candidates = all_monitored(plan, _elements(statistics))
+    known_labels = [name for name, one in statistics.columns.items() if one.role == "label"]
+    candidates = all_monitored(plan, _elements(statistics), known_labels)
     monitored = tuple(one for one in candidates if one.kind is not None and one.name in statistics.columns)
     bins = {one.name: profile.bins_of(statistics.columns[one.name], one) for one in monitored}
     aside = [one for one in monitored if _is_aside(one)]
@@ -100,12 +101,13 @@ def prepare(plan: Plan, client: MlflowClient, registry_uri: str | None, scratch:
     return Monitor(statistics, described, monitored, strangers, bins, beside, floats)
 
 
-def all_monitored(plan: Plan, elements: int) -> list[Monitored]:
+def all_monitored(plan: Plan, elements: int, known_labels: Collection[str] = ()) -> list[Monitored]:
     """All columns of a run that could be watched: features, labels and predictions.
 
     Args:
         plan: the run.
         elements: how long the model's arrays are, where it gives arrays.
+        known_labels: columns that the reference has as labels, whether they are configured here or not.
     """
     aligned = columns.transform(plan.source.df, plan.alignment).schema
     # What is in whole files is no value to be counted.
@@ -114,8 +116,10 @@ def all_monitored(plan: Plan, elements: int) -> list[Monitored]:
         # A cast that fails is the row's own fault there, and must not be tried a second time where it would end the run.
         inputs = [one for one in inputs if (one.found is not None and is_same(one.found, one.feature.type)) or _is_in_frame(plan, one)]
     found = [Monitored(one.feature.name, "feature", _type_of(one), one.expression()) for one in inputs]
-    found += [Monitored(name, "label", aligned[name].dataType, column(name)) for name in plan.alignment.labels]
     taken = {one.name for one in found}
+    labels = [name for name in plan.alignment.kept if name in (*plan.alignment.labels, *known_labels) and name not in taken]
+    found += [Monitored(name, "label", aligned[name].dataType, column(name)) for name in labels]
+    taken.update(labels)
     return found + [one for one in _predictions(plan.result_type, elements) if one.name not in taken]
 
 

@@ -99,6 +99,7 @@ def test_categories_and_all_others() -> None:
     found = _count(bins, {"s": texts, "n": numbers})
     assert (found["s"].bins, found["s"].missing) == ([2, 1, 2], 1)
     assert (found["n"].bins, found["n"].missing) == ([3, 1, 1], 1)
+    assert (found["n"].total, found["n"].squares, found["n"].least, found["n"].greatest) == (8.0, 16.0, 1.0, 3.0)
 
 
 def test_distinct_values_are_found_until_they_are_too_many() -> None:

@@ -160,10 +160,16 @@ class Counter:
 
 def _in_categories(table: pd.Index, values: pd.Series) -> Counts:
     missing = int(values.isna().sum())
-    known = table.get_indexer(pd.Index(as_floats(values)) if table.dtype.kind in "if" else pd.Index(values.astype(object)))
+    is_number = table.dtype.kind == "f"
+    known = table.get_indexer(pd.Index(as_floats(values)) if is_number else pd.Index(values.astype(object)))
     found = np.bincount(known[known >= 0], minlength=len(table))
-    others = len(values) - missing - int(found.sum())
-    return Counts(rows=len(values), missing=missing, bins=[*map(int, found), others])
+    counts = Counts(rows=len(values), missing=missing, bins=[*map(int, found), len(values) - missing - int(found.sum())])
+    if is_number and missing < len(values):
+        numbers = as_floats(values)
+        numbers = numbers[~np.isnan(numbers)]
+        counts.total, counts.squares = float(numbers.sum()), float(np.dot(numbers, numbers))
+        counts.least, counts.greatest = float(numbers.min()), float(numbers.max())
+    return counts
 
 
 def to_bytes(counts: Mapping[str, Counts]) -> bytes:

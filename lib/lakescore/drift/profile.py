@@ -172,7 +172,7 @@ def _uncounted(monitored: Monitored) -> ColumnStatistics:
 def _over(bins: Bins, monitored: Monitored, counts: Counts) -> ColumnStatistics:
     histogram = categories = why = None
     quantiles: dict[str, float] = {}
-    measured = moments(counts)
+    measured = moments(counts) if monitored.kind in ("number", "integer") else {}
     if bins.edges is not None:
         low, high, size = bins.edges
         under, *inside, over = counts.bins
