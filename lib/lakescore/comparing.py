@@ -140,10 +140,9 @@ def report(
     _write(folder, files_of(analysis, batch, f"Drift of {redact(data)}", facts))
     if fails and analysis.status == "detected":
         raise DriftError(f"--on-drift: fail, and {redact(data)} has drifted from {redact(reference)}: {analysis}; see {folder / PLOT}")
-    analysed = sorted((one for one in analysis.columns if one.drift is not None), key=lambda one: -(one.drift or 0))
     lines = [f"{'column':<30} {'drift':>6}  status"]
-    lines += [f"{one.name[:30]:<30} {one.drift:>6.3f}  {one.status}" for one in analysed]
-    lines += [f"{one.name[:30]:<30} {'':>6}  not analysed: {one.not_analysed}" for one in analysis.columns if one.drift is None]
+    lines += [f"{one.name[:30]:<30} {one.drift:>6.3f}  {one.status}" for one in analysis.analysed]
+    lines += [f"{one.name[:30]:<30} {'':>6}  not analysed: {one.not_analysed}" for one in analysis.unanalysed]
     return redact("\n".join([*lines, f"drift: {analysis}", f"report: {folder / PLOT}"]))
 
 

@@ -22,7 +22,7 @@ from pyspark.sql import DataFrame
 from lakescore import monitoring, planning, storage
 from lakescore.config import OutputConfig
 from lakescore.drift import analysis, table
-from lakescore.drift.analysis import Analysis, Thresholds
+from lakescore.drift.analysis import STATUSES, Analysis, Thresholds
 from lakescore.drift.files import PLOT, files_of
 from lakescore.drift.statistics import Statistics
 from lakescore.errors import DriftError, LakescoreError, OutputError
@@ -38,7 +38,6 @@ from lakescore.tracking import Record
 log = logging.getLogger(__name__)
 
 PUBLISHED, REFUSED = "published", "refused"
-_STATUS = ("none", "possible", "detected")
 # MLflow takes no other characters in a metric's name.
 _NOT_IN_METRICS = re.compile(r"[^\w\-. :/]", re.ASCII)
 
@@ -73,13 +72,7 @@ class Verdict:
         found = {f"drift.{_NOT_IN_METRICS.sub('_', one.name)}": one.drift for one in self.analysis.columns if one.drift is not None}
         if self.analysis.drift is None or self.analysis.status is None:
             return found
-        return {**found, "drift_metric": self.analysis.drift, "drift_status": _STATUS.index(self.analysis.status)}
-
-    def __str__(self) -> str:
-        if self.analysis.drift is None or self.analysis.worst is None:
-            return f"not analysed: {self.analysis.not_analysed}"
-        worst = self.analysis.worst
-        return f"{self.analysis.drift:.3f}, {self.analysis.status} (worst: {worst.name} {worst.drift:.3f}, {worst.status})"
+        return {**found, "drift_metric": self.analysis.drift, "drift_status": STATUSES.index(self.analysis.status)}
 
 
 def judge(plan: Plan, monitor: Monitor, work: Work) -> Verdict:
@@ -98,7 +91,7 @@ def judge(plan: Plan, monitor: Monitor, work: Work) -> Verdict:
             raise LakescoreError(f"drift.on_drift: fail, and drift cannot be told: {odd}; nothing was published. Run it again")
         found = replace(found, drift=None, status=None, worst=None, not_analysed=odd)
     verdict = Verdict(batch, found, monitor.described)
-    (log.warning if found.status == "detected" else log.info)("drift: %s, against %s", verdict, monitor.described)
+    (log.warning if found.status == "detected" else log.info)("drift: %s, against %s", found, monitor.described)
     return verdict
 
 
@@ -164,7 +157,7 @@ def refuse(plan: Plan, verdict: Verdict, drift_table: DriftTable | None, record:
         with _warned("the drift table could not be written"):
             drift_table.publish(verdict, lineage, REFUSED)
     raise DriftError(
-        f"drift.on_drift: fail, and the batch has drifted from {verdict.reference}: {verdict}, detected from "
+        f"drift.on_drift: fail, and the batch has drifted from {verdict.reference}: {verdict.analysis}, detected from "
         f"{plan.config.drift.detected_threshold:g}; nothing was published. {PLOT} of the MLflow run {record.run_id} shows each column"
     )
 
@@ -236,4 +229,4 @@ def as_result(verdict: Verdict | None) -> Drift | None:
     if verdict is None:
         return None
     found = verdict.analysis
-    return Drift(found.status, found.drift, found.worst.name if found.worst else None, str(verdict))
+    return Drift(found.status, found.drift, found.worst.name if found.worst else None, str(found))

@@ -232,3 +232,11 @@ def test_the_results_are_a_tree_without_nan() -> None:
             "gone": {**nothing, "not_analysed": "the batch has no such column", "null_share": {"batch": None, "reference": 0.0}},
         },
     }
+
+
+def test_one_line_says_the_drift_the_status_and_the_worst_column() -> None:
+    found = compare({"x": FALLING, "y": EQUAL, "z": numbers([0, 0, 0, 0])}, {"x": RISING, "y": EQUAL, "z": EQUAL})
+
+    assert str(found) == "0.348, none (worst: x 0.697, possible)"
+    assert ([one.name for one in found.analysed], [one.name for one in found.unanalysed]) == (["x", "y"], ["z"])
+    assert str(analyse(Statistics(0, {}), Statistics(10, {"x": EQUAL}), Thresholds())) == "not analysed: the batch has no rows"

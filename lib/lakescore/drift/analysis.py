@@ -14,6 +14,8 @@ from lakescore.drift import measures
 from lakescore.drift.statistics import ColumnStatistics, Histogram, Statistics
 
 Status = Literal["none", "possible", "detected"]
+# From the least drift to the most.
+STATUSES: tuple[Status, ...] = ("none", "possible", "detected")
 
 # A drifted label is shown, but it does not count for the batch: labels come late or never, and no model is fed with them.
 COUNTED_ROLES = ("feature", "prediction")
@@ -75,6 +77,21 @@ class Analysis:
     worst: ColumnDrift | None
     not_analysed: str | None
     thresholds: Thresholds
+
+    @property
+    def analysed(self) -> list[ColumnDrift]:
+        """The columns that were compared, those that drifted most first."""
+        return sorted((column for column in self.columns if column.drift is not None), key=lambda column: -(column.drift or 0.0))
+
+    @property
+    def unanalysed(self) -> list[ColumnDrift]:
+        """The columns that could not be compared, by name."""
+        return sorted((column for column in self.columns if column.drift is None), key=lambda column: column.name)
+
+    def __str__(self) -> str:
+        if self.drift is None or self.worst is None:
+            return f"not analysed: {self.not_analysed}"
+        return f"{self.drift:.3f}, {self.status} (worst: {self.worst.name} {self.worst.drift:.3f}, {self.worst.status})"
 
 
 def analyse(batch: Statistics, reference: Statistics, thresholds: Thresholds) -> Analysis:

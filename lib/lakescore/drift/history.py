@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from lakescore.drift.analysis import COUNTED_ROLES, Thresholds
+from lakescore.drift.analysis import COUNTED_ROLES, STATUSES, Thresholds
 from lakescore.drift.page import drift_extra, render
-from lakescore.drift.report import STATUSES
 from lakescore.errors import InputError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lakescore.drift.analysis import COUNTED_ROLES, Analysis, ColumnDrift, bin_counts, null_share
+from lakescore.drift.analysis import COUNTED_ROLES, STATUSES, Analysis, ColumnDrift, bin_counts, null_share
 from lakescore.drift.measures import MEASURES, shares
 from lakescore.drift.page import number, render
 from lakescore.drift.plots import BATCH_COLOR, REFERENCE_COLOR, OverlaidHistograms
@@ -17,7 +17,6 @@ from lakescore.drift.statistics import ColumnStatistics
 
 # More categories are not told apart in a picture of this size.
 MOST_BARS = 20
-STATUSES = ("none", "possible", "detected")
 _HEADS = {
     "tvd": "TVD",
     "hellinger": "Hellinger",
@@ -51,8 +50,7 @@ def html(analysis: Analysis, title: str, facts: Mapping[str, str]) -> str:
     Raises:
         PlatformError: matplotlib or Jinja2 is missing.
     """
-    analysed = sorted((column for column in analysis.columns if column.drift is not None), key=lambda column: -(column.drift or 0.0))
-    others = sorted((column for column in analysis.columns if column.drift is None), key=lambda column: column.name)
+    analysed, others = analysis.analysed, analysis.unanalysed
     counts = {status: sum(column.status == status for column in analysed) for status in reversed(STATUSES)}
     picture = OverlaidHistograms()
     return render(
