@@ -76,18 +76,40 @@ def test_a_file_that_is_none(text: str, told: str) -> None:
         ({"edges": [0, 1, 2], "counts": [0, 0]}, "nothing was counted"),
         ({"edges": [0, 1, 2], "counts": [1, -1]}, "whole numbers"),
         ({"edges": [0, 1, 2], "counts": [1, 0.5]}, "whole numbers"),
+        ({"edges": [0, 10**400], "counts": [1]}, "finite"),
+        (3, "a mapping"),
     ],
 )
-def test_a_malformed_histogram_is_not_analysed_and_says_why(histogram: dict[str, Any], why: str) -> None:
+def test_a_malformed_histogram_is_not_analysed_and_says_why(histogram: Any, why: str) -> None:
     column = from_json(json.dumps(_tree(histogram=histogram)), "file").columns["x"]
     assert column.histogram is None
     assert why in str(column.not_analysed)
 
 
-def test_malformed_categories_are_not_analysed() -> None:
+@pytest.mark.parametrize(
+    ("categories", "why"),
+    [
+        ({"values": ["a", "a"], "counts": [1, 2]}, "distinct"),
+        ({"values": ["a"], "counts": [1, 2]}, "a count for each"),
+        ({"values": 3, "counts": [1]}, "values and counts"),
+        ({"values": ["a", 1], "counts": [1, 2]}, "texts, or whole numbers"),
+        ({"values": [None], "counts": [1]}, "texts, or whole numbers"),
+        ({"values": [["a"]], "counts": [1]}, "texts, or whole numbers"),
+        ({"values": [0.5, 1.5], "counts": [1, 2]}, "texts, or whole numbers"),
+        ({"values": [2**53, 2**53 + 1], "counts": [1, 2]}, "texts, or whole numbers"),
+        (7, "a mapping"),
+    ],
+)
+def test_malformed_categories_are_not_analysed_and_say_why(categories: Any, why: str) -> None:
     tree = _tree()
-    tree["columns"]["s"]["categories"] = {"values": ["a", "a"], "counts": [1, 2]}
-    assert "distinct" in str(from_json(json.dumps(tree), "file").columns["s"].not_analysed)
+    tree["columns"]["s"]["categories"] = categories
+    assert why in str(from_json(json.dumps(tree), "file").columns["s"].not_analysed)
+
+
+def test_numbers_for_people_that_are_malformed_are_left_out() -> None:
+    column = from_json(json.dumps(_tree(mean=10**400, distinct="many", quantiles=[1, 2])), "file").columns["x"]
+    assert (column.mean, column.distinct, column.quantiles) == (None, None, {})
+    assert column.not_analysed is None
 
 
 def test_moments_are_those_of_numpy() -> None:

@@ -174,10 +174,9 @@ def _over(bins: Bins, monitored: Monitored, counts: Counts) -> ColumnStatistics:
     quantiles: dict[str, float] = {}
     measured = moments(counts) if monitored.kind in ("number", "integer") else {}
     if bins.edges is not None:
-        low, high, size = bins.edges
-        under, *inside, over = counts.bins
-        histogram = Histogram(tuple(map(float, np.linspace(low, high, size + 1))), tuple(inside), under, over)
-        quantiles = quantiles_of(histogram, measured["min"], measured["max"])
+        histogram = _histogram(bins.edges, counts)
+        # Booleans are counted over the bins of a reference that had numbers, and have no least and greatest.
+        quantiles = quantiles_of(histogram, measured.get("min"), measured.get("max"))
     elif bins.values is not None:
         values = tuple(_shown(monitored, value) for value in bins.values)
         categories = Categories(values, tuple(counts.bins[:-1]), counts.bins[-1])
@@ -252,18 +251,22 @@ def _of_column(monitored: Monitored, found: Mapping[str, Any], counts: Counts) -
         distinct = distinct if values is None else len(values)
         categories = None if values is None else _categories(monitored, values)
         why = None if values is not None else f"it has about {distinct:,} different texts, more than {counting.MOST_VALUES:,}"
-    elif _edges(low, high) is None:
+    elif (edges := _edges(low, high)) is None:
         why = f"the range from {low:g} to {high:g} cannot be divided into bins"
     else:
-        assert low is not None and high is not None, "it is not constant"
-        under, *inside, over = counts.bins
-        histogram = Histogram(tuple(map(float, np.linspace(low, high, HISTOGRAM_BINS + 1))), tuple(inside), under, over)
+        histogram = _histogram(edges, counts)
     numbers = {name: found[name] for name in ("mean", "std", "min", "max") if _is_finite(found.get(name))}
     quantiles = {str(q): float(v) for q, v in zip(QUANTILES, found.get("quantiles") or (), strict=False)}
     return ColumnStatistics(
         monitored.role, monitored.type.simpleString(), **plain, **numbers, distinct=distinct, quantiles=quantiles,
         histogram=histogram, categories=categories, not_analysed=why,
     )  # fmt: skip
+
+
+def _histogram(edges: tuple[float, float, int], counts: Counts) -> Histogram:
+    low, high, size = edges
+    under, *inside, over = counts.bins
+    return Histogram(tuple(map(float, np.linspace(low, high, size + 1))), tuple(inside), under, over)
 
 
 def _is_finite(value: Any) -> bool:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -138,7 +139,8 @@ def from_json(text: str, where: str) -> Statistics:
         where: how an error names it.
 
     Raises:
-        InputError: it is none, of a later version, or contradicts itself, naming the column.
+        InputError: it is none, of a later version, or a column of it is malformed as a whole, naming the column. A histogram or categories
+            that are malformed leave their column not analysed, with the reason.
     """
     try:
         tree = json.loads(text)
@@ -186,7 +188,8 @@ def _from_tree(tree: Any, where: str) -> ColumnStatistics:
         except ValueError as error:
             why = f"its statistics are malformed: {error}"
     numbers = {name: float(tree[name]) for name in _NUMBERS if _is_number(tree.get(name))}
-    quantiles = {str(q): float(v) for q, v in (tree.get("quantiles") or {}).items() if _is_number(v)}
+    quantiles = tree.get("quantiles")
+    quantiles = quantiles.items() if isinstance(quantiles, dict) else ()
     return ColumnStatistics(
         role=tree["role"],
         type=str(tree.get("type", "")),
@@ -195,8 +198,8 @@ def _from_tree(tree: Any, where: str) -> ColumnStatistics:
         std=numbers.get("std"),
         min=numbers.get("min"),
         max=numbers.get("max"),
-        distinct=tree.get("distinct"),
-        quantiles=quantiles,
+        distinct=tree.get("distinct") if _is_count(tree.get("distinct")) else None,
+        quantiles={q: float(value) for q, value in quantiles if _is_number(value)},
         histogram=histogram,
         categories=categories,
         not_analysed=None if why is None else str(why),
@@ -206,6 +209,8 @@ def _from_tree(tree: Any, where: str) -> ColumnStatistics:
 def _histogram(tree: Any) -> Histogram | None:
     if tree is None:
         return None
+    if not isinstance(tree, dict):
+        raise ValueError("a histogram is a mapping of edges and counts")
     edges, counts = tree.get("edges"), tree.get("counts")
     if not isinstance(edges, list) or not isinstance(counts, list) or len(edges) != len(counts) + 1 or not counts:
         raise ValueError("a histogram has one edge more than counts")
@@ -221,8 +226,14 @@ def _histogram(tree: Any) -> Histogram | None:
 def _categories(tree: Any) -> Categories | None:
     if tree is None:
         return None
+    if not isinstance(tree, dict):
+        raise ValueError("categories are a mapping of values and counts")
     values, counts, other = tree.get("values"), tree.get("counts"), tree.get("other", 0)
-    if not isinstance(values, list) or not isinstance(counts, list) or len(values) != len(counts) or len(set(values)) != len(values):
+    if not isinstance(values, list) or not isinstance(counts, list):
+        raise ValueError("categories have values and counts")
+    if not (all(isinstance(value, str) for value in values) or all(map(_is_exact, values))):
+        raise ValueError("categories are texts, or whole numbers that a double holds, or false and true")
+    if len(values) != len(counts) or len(set(values)) != len(values):
         raise ValueError("categories have distinct values and a count for each")
     _check_counts([*counts, other])
     return Categories(tuple(values), tuple(counts), other)
@@ -240,4 +251,10 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a finite number that a double can hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_exact(value: Any) -> bool:
+    """Whether the workers, which count categories of numbers and booleans as doubles, tell it from all others."""
+    return isinstance(value, int) and abs(value) <= 2**53
