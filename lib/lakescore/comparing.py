@@ -134,10 +134,12 @@ def report(
     Raises:
         DriftError: drift was detected, and ``fails``.
         InputError: one of them cannot be read.
+        ConfigError: the folder cannot be written to.
     """
     analysis, batch = compare(data, reference, limits, labels=labels, drop=drop, tracking_uri=tracking_uri)
     facts = {"data": redact(data), "rows": f"{batch.rows:,}", "compared with": redact(reference)}
-    _write(folder, files_of(analysis, batch, f"Drift of {redact(data)}", facts))
+    files = files_of(analysis, batch, f"Drift of {redact(data)}", facts)
+    _write(folder, {name: text.encode() for name, text in files.items()})
     if fails and analysis.status == "detected":
         raise DriftError(f"--on-drift: fail, and {redact(data)} has drifted from {redact(reference)}: {analysis}; see {folder / PLOT}")
     lines = [f"{'column':<30} {'drift':>6}  status"]
@@ -146,15 +148,17 @@ def report(
     return redact("\n".join([*lines, f"drift: {analysis}", f"report: {folder / PLOT}"]))
 
 
-def plot_history(name: str, folder: Path) -> str:
+def plot_history(name: str, folder: Path, limits: Thresholds | None = None) -> str:
     """Plot the drift table over time; returns where the plots are.
 
     Args:
         name: the drift table: a path (with a slash in it, or that is there) or a table's name.
         folder: where the plots go; made if it is not there.
+        limits: where the lines of the status are; None: the default ones.
 
     Raises:
         InputError: it cannot be read, or is no drift table.
+        ConfigError: the folder cannot be written to.
     """
     where = f"--history: {redact(name)}"
     df = references.read(_session(name), name, where)
@@ -164,16 +168,15 @@ def plot_history(name: str, folder: Path) -> str:
     rows = df.where(column("measure") == table.DRIFT).toPandas()
     if rows.empty:
         raise InputError(f"{where} has no rows yet")
-    png, page = history.plot(table.over_time(rows), f"Drift in {redact(name)}")
-    _write(folder, {HISTORY_PAGE: page})
-    (folder / HISTORY_PLOT).write_bytes(png)
+    png, page = history.plot(table.over_time(rows), f"Drift in {redact(name)}", limits)
+    _write(folder, {HISTORY_PAGE: page.encode(), HISTORY_PLOT: png})
     return f"{rows[BATCH].nunique()} batches: {folder / HISTORY_PAGE}, {folder / HISTORY_PLOT}"
 
 
-def _write(folder: Path, files: Mapping[str, str]) -> None:
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            (folder / name).write_text(text, encoding="utf-8")
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
     except OSError as error:
         raise ConfigError(f"--output: {folder} cannot be written to: {error.strerror or error}") from error

@@ -105,15 +105,16 @@ def _drift(options: argparse.Namespace) -> int:
         raise ConfigError("drift: give DATA and --reference, or --history; see lakescore drift --help")
     from lakescore import comparing
 
+    limits, folder = comparing.thresholds(options.possible_threshold, options.detected_threshold), Path(options.output)
     if options.history is not None:
-        print(comparing.plot_history(options.history, Path(options.output)))
+        print(comparing.plot_history(options.history, folder, limits))
         return 0
     print(
         comparing.report(
             options.data,
             options.reference,
-            comparing.thresholds(options.possible_threshold, options.detected_threshold),
-            Path(options.output),
+            limits,
+            folder,
             labels=options.label,
             drop=options.drop,
             tracking_uri=options.tracking_uri,

@@ -84,6 +84,36 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
     assert (code, capsys.readouterr().err) == (2, f"lakescore: {line}\n")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["stats", "a/b"], "--output: is required without --model: a file for the statistics"),
+        (["stats", "a/b", "--output", "x.json", "run.name=y"], "--config, section.key=value: belong to --model, which is not given"),
+        (["stats", "a/b", "--output", "nowhere/x.json"], "--output: there is no folder {folder}/nowhere"),
+        *(
+            (arguments, "drift: give DATA and --reference, or --history; see lakescore drift --help")
+            for arguments in (["drift", "a/b"], ["drift", "a/b", "--reference", "a/c", "--history", "d/e"])
+        ),
+        *(
+            (
+                [*arguments, "--possible-threshold", "0.8"],
+                "--possible-threshold, --detected-threshold: possible_threshold and detected_threshold: got 0.8 and 0.7; "
+                "expected 0 < possible_threshold < detected_threshold < 1",
+            )
+            for arguments in (["drift", "a/b", "--reference", "a/c"], ["drift", "--history", "d/e"])
+        ),
+    ],
+)
+def test_wrong_options_of_stats_and_drift_are_refused_before_spark(
+    arguments: list[str], line: str, capsys: Streams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    code = main(arguments)
+
+    assert (code, capsys.readouterr().err) == (2, f"lakescore: {line.format(folder=tmp_path)}\n")
+
+
 def test_the_last_configuration_file_wins(capsys: Streams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("first.yaml").write_text("run: {name: [a]}\nmodel: {uri: m}\nsource: {path: a}\noutput: {path: b}\n", encoding="utf-8")

@@ -13,6 +13,7 @@ import pandas as pd
 
 from lakescore.drift.analysis import COUNTED_ROLES, STATUSES, Thresholds
 from lakescore.drift.page import drift_extra, render
+from lakescore.drift.table import last_runs
 from lakescore.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def plot(rows: pd.DataFrame, title: str, thresholds: Thresholds | None = None) -
             batch as a whole), ``role``, ``drift`` (in [0, 1], NaN where not analysed), ``status`` and ``previous_drift`` (from the batch
             before, NaN for the first). Of a batch that was scored again, the latest rows count. In any order.
         title: of picture and page.
-        thresholds: where the lines are; the default ones without.
+        thresholds: where the lines are; None: the default ones.
 
     Returns:
         A PNG image, and an HTML page that has it and a table of the batches.
@@ -48,9 +49,7 @@ def plot(rows: pd.DataFrame, title: str, thresholds: Thresholds | None = None) -
     if rows.empty:
         raise InputError(f"{title}: the drift table has no rows to plot")
     thresholds = thresholds or Thresholds()
-    latest = rows[rows["scored_at"] == rows.groupby("batch_id")["scored_at"].transform("max")]
-    rows = latest.drop_duplicates(["batch_id", "feature"], keep="last").sort_values("scored_at", kind="stable", ignore_index=True)
-    rows = rows.astype({"drift": float, "previous_drift": float})
+    rows = last_runs(rows).astype({"drift": float, "previous_drift": float})
     batches = _batches(rows)
     features = _features(rows, batches.index)
     png = _picture(batches, features, title, thresholds)

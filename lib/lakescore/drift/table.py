@@ -76,6 +76,15 @@ def digest_of(column: ColumnStatistics) -> str:
     return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
 
 
+def last_runs(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows in order of time, one for each batch and feature: of a batch that was scored again, those of the last run alone."""
+    last = rows[rows["scored_at"] == rows.groupby("batch_id")["scored_at"].transform("max")]
+    ordered: pd.DataFrame = last.drop_duplicates(["batch_id", "feature"], keep="last").sort_values(
+        ["scored_at", "batch_id"], kind="stable", ignore_index=True
+    )
+    return ordered
+
+
 def over_time(stored: pd.DataFrame) -> pd.DataFrame:
     """The drift table's rows as ``history.plot`` takes them: batches in order of time, and the drift of each from the one before.
 
@@ -86,8 +95,7 @@ def over_time(stored: pd.DataFrame) -> pd.DataFrame:
         ``scored_at``, ``batch_id``, ``score_date``, ``feature``, ``role``, ``drift``, ``status``, ``previous_drift``; NaN where there is
         no value, as for the first batch, or where the batch before was counted over other bins.
     """
-    rows = stored.sort_values(["scored_at", "batch_id"]).drop_duplicates(["batch_id", "feature"], keep="last")
-    rows = rows.rename(columns={"value": "drift"}).reset_index(drop=True)
+    rows = last_runs(stored).rename(columns={"value": "drift"})
     previous = np.full(len(rows), np.nan)
     before: dict[str, Any] = {}
     for _, batch in rows.groupby(["scored_at", "batch_id"], sort=True):
