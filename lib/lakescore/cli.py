@@ -100,9 +100,7 @@ def register_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _score_options(argv: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(
-        prog="lakescore score", description=_SCORE_HELP, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser("lakescore score", _SCORE_HELP)
     parser.add_argument(
         "--config", action="append", metavar="FILE", help=f"YAML file; may be repeated, later ones win (default: {DEFAULT_CONFIG})"
     )
@@ -127,9 +125,7 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _replay_options(argv: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(
-        prog="lakescore replay", description=_REPLAY_HELP, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser("lakescore replay", _REPLAY_HELP)
     parser.add_argument("--config", action="append", metavar="FILE", help=f"YAML file, as for score (default: {DEFAULT_CONFIG})")
     parser.add_argument("--verbose", action="store_true", help="log more, and show the traceback of an error")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="wins over the files; run.batch_id=BATCH says which")
@@ -149,7 +145,7 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _read_options(argv: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(prog="lakescore read", description=_READ_HELP, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser("lakescore read", _READ_HELP)
     parser.add_argument("what", metavar="RUN_ID|OUTPUT_PATH", help="an MLflow run of lakescore score, or a folder or file that it wrote")
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="rows at most (default: 20; 0: all)")
     parser.add_argument("--tracking-uri", metavar="URI", help="where the run is recorded (default: MLflow's own)")
@@ -171,9 +167,7 @@ def _read(options: argparse.Namespace) -> int:
 
 
 def _register_options(argv: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(
-        prog="lakescore register", description=_REGISTER_HELP, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser("lakescore register", _REGISTER_HELP)
     add = parser.add_argument
     add("model", metavar="MODEL", help="a file, a folder, runs:/ID/path, models:/m-ID or a URI of a store")
     add("--name", required=True, help="the registered model; made when it is not there")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
 
-from lakescore import references, session, tracking
+from lakescore import references, session, storage, tracking
 from lakescore.config import SparkConfig, TrackingConfig
 from lakescore.drift import history, profile, table
 from lakescore.drift.analysis import Analysis, Thresholds, analyse
@@ -68,9 +67,9 @@ def compare(
         InputError: one of them cannot be read.
     """
     where = f"--reference: {redact(reference)}"
-    with tempfile.TemporaryDirectory(prefix="lakescore-") as folder, tracking.quiet_mlflow():
+    with storage.scratch_folder() as folder, tracking.quiet_mlflow():
         client = tracking.client_for(TrackingConfig(tracking_uri=tracking_uri))
-        known = references.stored(reference, client, None, Path(folder), where)
+        known = references.stored(reference, client, None, folder, where)
     spark = spark or _session(data, reference)
     df = references.read(spark, data, f"DATA: {redact(data)}")
     columns = _columns(df, labels, drop)

@@ -38,9 +38,7 @@ def drift_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _stats_options(argv: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(
-        prog="lakescore stats", description=_STATS_HELP, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser("lakescore stats", _STATS_HELP)
     add = parser.add_argument
     add("data", metavar="DATA", help="a path (with a / in it, or that is there) or a table's name")
     add("--model", metavar="URI", help="the model, as model.uri of a scoring run")
@@ -67,8 +65,7 @@ def _stats(options: argparse.Namespace) -> int:
     else:
         from lakescore import training
 
-        drop = [f"columns.drop=[{','.join(options.drop)}]"] if options.drop else []
-        config = training.configured(options.config, [*drop, *options.overrides], options.model, options.data, options.label)
+        config = training.configured(options.config, options.overrides, options.model, options.data, options.label, options.drop)
         found, pinned = training.statistics(config)
         where = options.output or training.keep(found, pinned, config)
     if options.output is not None:
@@ -82,9 +79,7 @@ def _stats(options: argparse.Namespace) -> int:
 
 
 def _drift_options(argv: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(
-        prog="lakescore drift", description=_DRIFT_HELP, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser("lakescore drift", _DRIFT_HELP)
     add = parser.add_argument
     add("data", metavar="DATA", nargs="?", help="a path (with a / in it, or that is there) or a table's name")
     add("--reference", metavar="REFERENCE", help="what it is compared with")

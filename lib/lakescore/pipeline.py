@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
@@ -101,12 +99,12 @@ def score(
     config = _composed(config, overrides, data)
     spark = _session_of(data, spark)
     started = datetime.now(timezone.utc)
-    scratch = Path(tempfile.mkdtemp(prefix="lakescore-"))
-    try:
-        with tracking.quiet_mlflow(), tracking.open_record(tracking.client_for(config.tracking), config) as record:
-            return _run(config, record.client, record, scratch, started, spark, data)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with (
+        storage.scratch_folder() as scratch,
+        tracking.quiet_mlflow(),
+        tracking.open_record(tracking.client_for(config.tracking), config) as record,
+    ):
+        return _run(config, record, scratch, started, spark, data)
 
 
 def replay(
@@ -151,8 +149,7 @@ def dry_run(
     """
     config = _composed(config, overrides, data)
     spark = _session_of(data, spark)
-    scratch = Path(tempfile.mkdtemp(prefix="lakescore-"))
-    try:
+    with storage.scratch_folder() as scratch:
         client = tracking.client_for_looking(config.tracking, scratch)
         with tracking.quiet_mlflow():
             model, settings, digests = resolve_model(config, client, scratch)
@@ -160,8 +157,6 @@ def dry_run(
         sink = planning.output_sink(config, run_id="")
         spark = spark or open_session(config)
         return planning.make(config, spark, model, inspection, sink, "", bool(sink.find(spark)), data, settings, digests)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _composed(config: Any, overrides: Sequence[str], data: Any) -> ScoreConfig:
@@ -197,7 +192,6 @@ def _session_of(data: Any, spark: SparkSession | None) -> SparkSession | None:
 
 def _run(
     config: ScoreConfig,
-    client: MlflowClient,
     record: Record,
     scratch: Path,
     started: datetime,
@@ -211,7 +205,7 @@ def _run(
         return _already_there(config, record, sink)
     screen = console.terminal()
     with record.stage("model"), progress.doing("fetching the model", screen):
-        model, settings, digests = resolve_model(config, client, scratch)
+        model, settings, digests = resolve_model(config, record.client, scratch)
     log.info("model: %s (%s), %.1f s", model.uri, model.flavor, record.seconds["model"])
     inspection = source.inspect(config.source, data)
     with record.stage("session"), progress.doing("starting Spark", screen):
@@ -222,7 +216,7 @@ def _run(
             return _already_there(config, record, sink)
     with record.stage("plan"), progress.doing("checking source and output", screen):
         plan = planning.make(config, spark, model, inspection, sink, record.run_id, bool(published), data, settings, digests)
-        monitor = monitoring.prepare(plan, client, config.tracking.registry_uri, scratch)
+        monitor = monitoring.prepare(plan, record.client, config.tracking.registry_uri, scratch)
         drift_table = verdict.open_table(plan, record.run_id) if monitor is not None else None
     record.params(_parameters(plan, inspection))
     if config.scoring.allow_reuse and (earlier := _reused(plan, record)) is not None:

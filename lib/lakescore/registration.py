@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shlex
-import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from lakescore import tracking, training
+from lakescore import storage, tracking, training
 from lakescore.config import TrackingConfig
 from lakescore.models import sample
 from lakescore.models.register import Registered, Registration
@@ -30,8 +28,7 @@ def register(registration: Registration, config: TrackingConfig | None = None) -
     config = config or TrackingConfig()
     registration = _with_sample(registration)
     client = tracking.client_for(config)
-    scratch = Path(tempfile.mkdtemp(prefix="lakescore-"))
-    try:
+    with storage.scratch_folder() as scratch:
         return register_version(
             registration,
             client,
@@ -40,8 +37,6 @@ def register(registration: Registration, config: TrackingConfig | None = None) -
             scratch,
             None if registration.training_set is None else lambda folder: _statistics(registration, folder, config),
         )
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _with_sample(registration: Registration) -> Registration:
@@ -54,8 +49,8 @@ def _with_sample(registration: Registration) -> Registration:
 
 
 def _statistics(registration: Registration, folder: Path, config: TrackingConfig) -> str:
+    """The training set counted as a scoring run with the model in ``folder`` would see it, as JSON."""
     assert registration.training_set is not None, "asked by the caller"
-    # The defaults of a session's labels: what is no feature of the model, and no label, is not counted.
     configured = training.configured((), (), str(folder), registration.training_set, registration.labels)
     found, _ = training.statistics(configured.model_copy(update={"tracking": config}))
     return found.to_json()

@@ -11,10 +11,11 @@ import errno
 import glob
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -86,6 +87,13 @@ def has_glob(path: str) -> bool:
 def is_hidden(name: str) -> bool:
     """Whether Spark's readers skip a file or folder of this name."""
     return (name.startswith("_") and "=" not in name) or name.startswith(".") or name.endswith("._COPYING_")
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """An empty local folder for one call; what cannot be removed at its end stays, without an error."""
+    with tempfile.TemporaryDirectory(prefix="lakescore-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @dataclass(frozen=True)

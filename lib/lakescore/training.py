@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
-from pyspark.sql import Observation, SparkSession
+from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -36,27 +34,26 @@ _REGISTERED = re.compile(r"^models:/([^@/]+)/(\d+)$")
 _RUN = re.compile(r"^runs:/([^/]+)/(.+)$")
 
 
-def configured(files: Sequence[str], overrides: Sequence[str], model: str, data: str, labels: Sequence[str]) -> ScoreConfig:
+def configured(
+    files: Sequence[str], overrides: Sequence[str], model: str, data: str, labels: Sequence[str], drop: Sequence[str] = ()
+) -> ScoreConfig:
     """The configuration of a run that reads the training data and writes nothing.
 
     Args:
-        files, overrides: as for ``score``; they win over the rest.
+        files, overrides: as for ``score``; overrides win over the rest, and the rest over files.
         model: its URI.
         data: a path (with a slash in it, or that is there) or a table's name.
-        labels: columns that are known outcomes.
+        labels: columns that are known outcomes; drop: columns that are left out.
 
     Raises:
         ConfigError: as ``compose`` would.
     """
-    columns = {"labels": list(labels)} if labels else {}
+    columns = {key: list(names) for key, names in (("labels", labels), ("drop", drop)) if names}
     given = {"model": {"uri": model}, "source": references.source_of(data), "columns": columns}
     return compose(files, [*overrides, *_WITHOUT], given)
 
 
-def statistics(
-    config: ScoreConfig,
-    spark: SparkSession | None = None,
-) -> tuple[Statistics, str]:
+def statistics(config: ScoreConfig, spark: SparkSession | None = None) -> tuple[Statistics, str]:
     """Count a data set as a scoring run would see it: the model's features, the labels, and the model's predictions.
 
     Args:
@@ -69,12 +66,8 @@ def statistics(
     Raises:
         LakescoreError: as ``score`` would.
     """
-    scratch = Path(tempfile.mkdtemp(prefix="lakescore-"))
-    try:
-        with tracking.quiet_mlflow():
-            return _statistics(config, tracking.client_for(config.tracking), spark, scratch)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with storage.scratch_folder() as scratch, tracking.quiet_mlflow():
+        return _statistics(config, tracking.client_for(config.tracking), spark, scratch)
 
 
 def _statistics(config: ScoreConfig, client: MlflowClient, spark: SparkSession | None, scratch: Path) -> tuple[Statistics, str]:
@@ -88,14 +81,14 @@ def _statistics(config: ScoreConfig, client: MlflowClient, spark: SparkSession |
     plan = planning.make(config, spark, model, inspection, sink, "", False, None, settings, digests)
     scorer = job.scorer(plan, None, tracking.Stopwatch(), scratch)
     counting = progress.shown(lambda: session.job_progress(plan.spark), "counting", None, screen)
-    settings_of_spark, doing = session.runtime_conf(spark, **pipeline.runtime_conf(config)), translated(job.doing(config), LakescoreError)
+    runtime_conf, doing = session.runtime_conf(spark, **pipeline.runtime_conf(config)), translated(job.doing(config), LakescoreError)
     # Counted twice, and predicted once.
-    with settings_of_spark, counting, doing, session.persisted(job.scored(plan, scorer, Observation())) as rows:
+    with runtime_conf, counting, doing, session.persisted(job.scored(plan, scorer, Observation())) as rows:
         monitored = monitoring.all_monitored(plan, _elements(plan, rows))
         return profile.statistics_of(rows, monitored, redact(plan.source.description)), model.uri
 
 
-def _elements(plan: Plan, rows: Any) -> int:
+def _elements(plan: Plan, rows: DataFrame) -> int:
     """How long the model's arrays are; 0 where it gives none."""
     if not isinstance(plan.result_type, T.ArrayType):
         return 0
@@ -118,14 +111,10 @@ def keep(found: Statistics, pinned: str, config: ScoreConfig) -> str:
         ModelError: the model is where nothing can be added.
     """
     client = tracking.client_for(config.tracking)
-    folder = Path(tempfile.mkdtemp(prefix="lakescore-"))
-    try:
+    with storage.scratch_folder() as folder, as_default(client.tracking_uri, config.tracking.registry_uri), tracking.quiet_mlflow():
         file = folder / FILE
         file.write_text(found.to_json(), encoding="utf-8")
-        with as_default(client.tracking_uri, config.tracking.registry_uri), tracking.quiet_mlflow():
-            return _keep(file, pinned, client)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        return _keep(file, pinned, client)
 
 
 def _keep(file: Path, pinned: str, client: MlflowClient) -> str:
