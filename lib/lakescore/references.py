@@ -37,9 +37,9 @@ def stored(given: str, client: MlflowClient, registry_uri: str | None, folder: P
     place = Location.of(absolute(given)) if given.endswith(".json") else None
     if place is None or not place.exists() or place.is_dir():
         return None
-    text = place.read_text()
-    # A JSON file of rows is data.
-    return from_json(text, where) if MARK in text[:1000] else None
+    # A JSON file of rows is data: it may be large, and in any encoding.
+    is_statistics = MARK.encode() in next(place.chunks(), b"")[:1000]
+    return from_json(place.read_text(), where) if is_statistics else None
 
 
 def source_of(given: str) -> dict[str, Any]:
