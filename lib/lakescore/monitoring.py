@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from pyspark.sql import types as T
 
 from lakescore import columns, references
 from lakescore.columns import Input
+from lakescore.config import DriftConfig
 from lakescore.drift import counting, profile
 from lakescore.drift.counting import COUNTED_FIELD, Bins, Watch
 from lakescore.drift.profile import Monitored
@@ -61,7 +62,7 @@ class Monitor:
 
     def watch(self) -> Watch:
         """What the workers are told."""
-        aside = dict(zip((one.name for one in self.monitored if _is_aside(one)), self.beside, strict=True))
+        aside = _fields_aside(self.monitored)
         features = {one.name: (self.bins[one.name], aside.get(one.name, one.name)) for one in self.monitored if one.role != "prediction"}
         predictions = {one.name: (self.bins[one.name], *_place(one.name)) for one in self.monitored if one.role == "prediction"}
         return Watch(features, predictions, VALUE_FIELD, ERROR_FIELD)
@@ -69,6 +70,11 @@ class Monitor:
 
 def prepare(plan: Plan, client: MlflowClient, registry_uri: str | None, scratch: Path) -> Monitor | None:
     """Find the reference, and decide what is counted; None where there is nothing to compare with.
+
+    Args:
+        plan: the run.
+        client, registry_uri: where MLflow is asked for a reference.
+        scratch: what is fetched goes there.
 
     Raises:
         ConfigError: drift is to be watched, and there is no reference.
@@ -79,12 +85,7 @@ def prepare(plan: Plan, client: MlflowClient, registry_uri: str | None, scratch:
         return None
     found = _reference(plan, client, registry_uri, scratch)
     if found is None:
-        if config.enabled or config.on_drift == "fail":
-            key = "on_drift: fail" if config.on_drift == "fail" else "enabled: true"
-            raise ConfigError(
-                f"drift.{key} needs something to compare with, and the model carries no statistics; set drift.reference, or keep some "
-                "with the model (lakescore stats, lakescore register --training-set)"
-            )
+        _refuse_none(config)
         log.info("drift: not watched, because the model carries no statistics of its training data (drift.reference)")
         return None
     statistics, described = found
@@ -92,13 +93,23 @@ def prepare(plan: Plan, client: MlflowClient, registry_uri: str | None, scratch:
     candidates = all_monitored(plan, _elements(statistics), known_labels)
     monitored = tuple(one for one in candidates if one.kind is not None and one.name in statistics.columns)
     bins = {one.name: profile.bins_of(statistics.columns[one.name], one) for one in monitored}
-    aside = [one for one in monitored if _is_aside(one)]
-    beside = {f"{OWN}watched_{i}": one.value for i, one in enumerate(aside)}
+    aside = _fields_aside(monitored)
+    beside = {aside[one.name]: one.value for one in monitored if one.name in aside}
     made_of = {one.feature.name: one.column for one in plan.alignment.inputs}
     floats = {one.name: column(made_of.get(one.name) or one.name) for one in monitored if one.is_float and one.role != "prediction"}
+    strangers = tuple(one for one in candidates if one.name not in bins)
     log.info("drift: %d columns are compared with %s", len(monitored), described)
-    strangers = tuple(one for one in candidates if one not in monitored)
     return Monitor(statistics, described, monitored, strangers, bins, beside, floats)
+
+
+def _refuse_none(config: DriftConfig) -> None:
+    """Raise ConfigError where drift is to be watched; it is not where nobody asked for it."""
+    if config.enabled or config.on_drift == "fail":
+        key = "on_drift: fail" if config.on_drift == "fail" else "enabled: true"
+        raise ConfigError(
+            f"drift.{key} needs something to compare with, and the model carries no statistics; set drift.reference, or keep some "
+            "with the model (lakescore stats, lakescore register --training-set)"
+        )
 
 
 def all_monitored(plan: Plan, elements: int, known_labels: Collection[str] = ()) -> list[Monitored]:
@@ -154,8 +165,10 @@ def _elements(reference: Statistics) -> int:
     return max((int(one.group(1)) + 1 for one in found if one), default=0)
 
 
-def _is_aside(one: Monitored) -> bool:
-    return one.role == "label" or (one.role == "feature" and not one.is_plain)
+def _fields_aside(monitored: Sequence[Monitored]) -> dict[str, str]:
+    """The fields beside the model's input, by column, of what is no input, or is not in pandas as it is counted."""
+    aside = [one.name for one in monitored if one.role == "label" or (one.role == "feature" and not one.is_plain)]
+    return {name: f"{OWN}watched_{i}" for i, name in enumerate(aside)}
 
 
 def beside_rows(df: DataFrame, monitor: Monitor) -> DataFrame:
@@ -214,17 +227,19 @@ def _of_data(plan: Plan, given: str, where: str) -> Statistics:
     df = references.read(plan.spark, given, where)
     df = df.toDF(*[rename.get(name, name) for name in df.columns])
     made_of = {one.feature.name: one.column for one in plan.alignment.inputs}
-    outputs = dict(zip(_names_of_outputs(plan), plan.prediction, strict=False))
+    written = _written(plan)
     found = []
     for one in all_monitored(plan, 0):
-        name = outputs.get(one.name) if one.role == "prediction" else made_of.get(one.name) or one.name
+        name = written.get(one.name) if one.role == "prediction" else made_of.get(one.name) or one.name
         if name in df.columns:
             found.append(replace(one, column=column(str(name)).try_cast(one.type)))
     return profile.statistics_of(df, found, redact(given))
 
 
-def _names_of_outputs(plan: Plan) -> list[str]:
-    """The predictions' names in statistics, in the order of the columns that are written."""
-    if plan.config.output.classes.labels:
-        return []
-    return [one.name for one in _predictions(plan.result_type, 0)]
+def _written(plan: Plan) -> dict[str, str]:
+    """The columns that are written, by the predictions' names in statistics; none of one that has no column of its own."""
+    output = plan.config.output
+    is_one_struct = isinstance(output.prediction, str) and isinstance(plan.result_type, T.StructType)
+    if output.classes.labels or is_one_struct:
+        return {}
+    return dict(zip((one.name for one in _predictions(plan.result_type, 0)), plan.prediction, strict=True))

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Any
 
+import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from lakescore import monitoring, planning, storage
@@ -60,7 +60,11 @@ class Drift:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A batch, judged."""
+    """A batch, judged.
+
+    Attributes:
+        batch: its statistics; analysis: what they come to; reference: what it was compared with, for people.
+    """
 
     batch: Statistics
     analysis: Analysis
@@ -68,7 +72,7 @@ class Verdict:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What the MLflow run gets."""
+        """What the MLflow run gets; see the module."""
         found = {f"drift.{_NOT_IN_METRICS.sub('_', one.name)}": one.drift for one in self.analysis.columns if one.drift is not None}
         if self.analysis.drift is None or self.analysis.status is None:
             return found
@@ -93,6 +97,14 @@ def judge(plan: Plan, monitor: Monitor, work: Work) -> Verdict:
     verdict = Verdict(batch, found, monitor.described)
     (log.warning if found.status == "detected" else log.info)("drift: %s, against %s", found, monitor.described)
     return verdict
+
+
+def _odd_counts(batch: Statistics, rows: int) -> str | None:
+    """What does not reconcile: each column but predictions, which rows that failed have not, was counted once for each row."""
+    for name, column in batch.columns.items():
+        if column.role != "prediction" and column.rows not in (0, rows):
+            return f"{column.rows} values of {name!r} were counted, and {rows} rows read"
+    return None
 
 
 class DriftTable:
@@ -129,8 +141,14 @@ class DriftTable:
                 self._sink.discard(staged)
                 raise
 
-    def _stamped(self, rows: Any, lineage: Lineage) -> DataFrame:
+    def _stamped(self, rows: pa.Table, lineage: Lineage) -> DataFrame:
+        """The rows with the run's columns, in the partition of the run's date."""
         return self._plan.spark.createDataFrame(rows).select("*", *lineage_columns(replace(lineage, partition_by=PARTITION)))
+
+
+def open_table(plan: Plan, run_id: str) -> DriftTable | None:
+    """``drift.table``, checked; None where there is none."""
+    return DriftTable(plan, run_id, plan.config.drift.table) if plan.config.drift.table is not None else None
 
 
 @contextmanager
@@ -160,19 +178,6 @@ def refuse(plan: Plan, verdict: Verdict, drift_table: DriftTable | None, record:
         f"drift.on_drift: fail, and the batch has drifted from {verdict.reference}: {verdict.analysis}, detected from "
         f"{plan.config.drift.detected_threshold:g}; nothing was published. {PLOT} of the MLflow run {record.run_id} shows each column"
     )
-
-
-def _odd_counts(batch: Statistics, rows: int) -> str | None:
-    """What does not reconcile: each column but predictions, which rows that failed have not, was counted once for each row."""
-    for name, column in batch.columns.items():
-        if column.role != "prediction" and column.rows not in (0, rows):
-            return f"{column.rows} values of {name!r} were counted, and {rows} rows read"
-    return None
-
-
-def open_table(plan: Plan, run_id: str) -> DriftTable | None:
-    """``drift.table``, checked; None where there is none."""
-    return DriftTable(plan, run_id, plan.config.drift.table) if plan.config.drift.table is not None else None
 
 
 def leave(plan: Plan, verdict: Verdict, record: Record, is_published: bool) -> None:
