@@ -157,7 +157,18 @@ def stage(
     lineage: Lineage,
     total_rows: int | None,
 ) -> Work:
-    """The one job: read, score, count, write."""
+    """The one job: read, score, count, write.
+
+    Args:
+        plan: the run; monitor: what is watched, None: nothing.
+        stopwatch: takes the time of the stage ``score``.
+        scorer: made by ``scorer`` with the same plan and monitor.
+        lineage: the run's columns.
+        total_rows: for the progress bar; None: not known.
+
+    Raises:
+        LakescoreError: a row cannot be read, scored or written.
+    """
     # The counters stand in the stage that writes: what a retried task counted is replaced, not added.
     read, watched = Observation(), Observation()
     answered = scored(plan, scorer, read)

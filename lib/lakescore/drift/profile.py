@@ -124,12 +124,12 @@ def statistics_of(df: DataFrame, monitored: Sequence[Monitored], source: str) ->
         source: what it is, for people.
     """
     known = [one for one in monitored if one.kind is not None]
-    ranges = _ranges(df, known)
+    rows, ranges = _ranges(df, known)
     found = count(df, known, {one.name: _first_bins(one, ranges[one.name]) for one in known})
     columns = {}
     for one in monitored:
         columns[one.name] = _of_column(one, ranges[one.name], found[one.name]) if one.kind is not None else _uncounted(one)
-    return Statistics(int(ranges[""]["rows"]), columns, source)
+    return Statistics(rows, columns, source)
 
 
 def compared(df: DataFrame, monitored: Sequence[Monitored], reference: Statistics, source: str) -> Statistics:
@@ -195,9 +195,9 @@ def _plain_counts(monitored: Monitored, counts: Counts) -> dict[str, Any]:
     return {"count": counts.rows - nulls, "nulls": nulls, "nan": max(counts.missing - nulls, 0), **infinite}
 
 
-def _ranges(df: DataFrame, monitored: Sequence[Monitored]) -> dict[str, dict[str, Any]]:
-    """The first job: what histograms need to know before they count, and what they do not tell."""
-    aggregates = [F.struct(F.count(F.lit(1)).alias("rows")).alias("rows")]
+def _ranges(df: DataFrame, monitored: Sequence[Monitored]) -> tuple[int, dict[str, dict[str, Any]]]:
+    """The first job: the rows, and by column what histograms need to know before they count, and what they do not tell."""
+    aggregates = [F.count(F.lit(1)).alias("rows")]
     for i, one in enumerate(monitored):
         x = one.value
         parts = [F.approx_count_distinct(x, 0.02).alias("distinct")]
@@ -212,7 +212,7 @@ def _ranges(df: DataFrame, monitored: Sequence[Monitored]) -> dict[str, dict[str
             ]
         aggregates.append(F.struct(*parts).alias(f"c{i}"))
     row = df.agg(*aggregates).toArrow().to_pylist()[0]
-    return {"": row["rows"], **{one.name: row[f"c{i}"] for i, one in enumerate(monitored)}}
+    return int(row["rows"]), {one.name: row[f"c{i}"] for i, one in enumerate(monitored)}
 
 
 def _first_bins(monitored: Monitored, found: Mapping[str, Any]) -> Bins:

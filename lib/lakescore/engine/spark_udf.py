@@ -14,6 +14,7 @@ from pyspark.sql.pandas.functions import pandas_udf
 from lakescore.drift.counting import COUNTED_FIELD, Watch, watched
 from lakescore.engine.bundle import Bundle
 from lakescore.engine.isolation import ERROR_FIELD, VALUE_FIELD
+from lakescore.schema import column
 
 _FLOATS = (T.DoubleType, T.FloatType)
 
@@ -104,9 +105,9 @@ def _restore_nan(value: Column, kind: T.DataType) -> Column:
 
 def nan_counts(df: DataFrame, name: str) -> list[Column]:
     """Aggregates that count the rows, and the null, NaN and infinite predictions where the type can have them."""
-    column, kind = F.col(f"`{name}`"), df.schema[name].dataType.typeName()
-    counts = [F.count(F.lit(1)).alias("rows"), F.count_if(column.isNull()).alias("null")]
-    if kind in ("double", "float"):
-        infinite = column.isin(float("inf"), float("-inf"))
-        counts += [F.count_if(F.isnan(column)).alias("nan"), F.count_if(infinite).alias("infinite")]
+    value = column(name)
+    counts = [F.count(F.lit(1)).alias("rows"), F.count_if(value.isNull()).alias("null")]
+    if isinstance(df.schema[name].dataType, _FLOATS):
+        infinite = value.isin(float("inf"), float("-inf"))
+        counts += [F.count_if(F.isnan(value)).alias("nan"), F.count_if(infinite).alias("infinite")]
     return counts
