@@ -56,8 +56,8 @@ def _stats(options: argparse.Namespace) -> int:
         raise ConfigError("--output: is required without --model: a file for the statistics")
     if options.model is None and (options.config or options.overrides):
         raise ConfigError("--config, section.key=value: belong to --model, which is not given")
-    if options.output is not None and not Path(options.output).absolute().parent.is_dir():
-        raise ConfigError(f"--output: there is no folder {Path(options.output).absolute().parent}")
+    if options.output is not None:
+        _check_file(Path(options.output))
     if options.model is None:
         from lakescore import comparing
 
@@ -76,6 +76,14 @@ def _stats(options: argparse.Namespace) -> int:
         if column.not_analysed is not None:
             print(f"  {name}: not analysed: {column.not_analysed}")
     return 0
+
+
+def _check_file(file: Path) -> None:
+    """Raise ConfigError where no file can be written: counting may take long, and would be lost."""
+    if not file.absolute().parent.is_dir():
+        raise ConfigError(f"--output: there is no folder {file.absolute().parent}")
+    if file.is_dir():
+        raise ConfigError(f"--output: {file} is a folder; give a file in it")
 
 
 def _drift_options(argv: Sequence[str]) -> argparse.Namespace:

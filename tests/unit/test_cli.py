@@ -90,6 +90,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
         (["stats", "a/b"], "--output: is required without --model: a file for the statistics"),
         (["stats", "a/b", "--output", "x.json", "run.name=y"], "--config, section.key=value: belong to --model, which is not given"),
         (["stats", "a/b", "--output", "nowhere/x.json"], "--output: there is no folder {folder}/nowhere"),
+        (["stats", "a/b", "--output", "."], "--output: . is a folder; give a file in it"),
         *(
             (arguments, "drift: give DATA and --reference, or --history; see lakescore drift --help")
             for arguments in (["drift", "a/b"], ["drift", "a/b", "--reference", "a/c", "--history", "d/e"])

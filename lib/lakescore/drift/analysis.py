@@ -108,11 +108,11 @@ def analyse(batch: Statistics, reference: Statistics, thresholds: Thresholds) ->
         thresholds: of the status.
     """
     names = dict.fromkeys([*reference.columns, *batch.columns])
-    nothing = None if batch.rows else "the batch has no rows"
-    columns = tuple(_column(name, batch.columns.get(name), reference.columns.get(name), thresholds, nothing) for name in names)
+    no_rows = None if batch.rows else "the batch has no rows"
+    columns = tuple(_column(name, batch.columns.get(name), reference.columns.get(name), thresholds, no_rows) for name in names)
     counted = [column for column in columns if column.role in COUNTED_ROLES and column.drift is not None]
     if not counted:
-        return Analysis(columns, None, None, None, nothing or "no feature and no prediction could be compared", thresholds)
+        return Analysis(columns, None, None, None, no_rows or "no feature and no prediction could be compared", thresholds)
     drift = measures.batch_drift([one.measures["tvd"] for one in counted], [one.measures["hellinger"] for one in counted])
     worst = max(counted, key=lambda column: column.drift or 0.0)
     return Analysis(columns, drift, thresholds.status(drift), worst, None, thresholds)
@@ -150,11 +150,11 @@ def _result(column: ColumnDrift) -> dict[str, Any]:
 
 
 def _column(
-    name: str, batch: ColumnStatistics | None, reference: ColumnStatistics | None, thresholds: Thresholds, nothing: str | None
+    name: str, batch: ColumnStatistics | None, reference: ColumnStatistics | None, thresholds: Thresholds, no_rows: str | None
 ) -> ColumnDrift:
     if reference is None:
-        return ColumnDrift(name, batch.role if batch else "", not_analysed=nothing or "the reference has no such column", batch=batch)
-    why = nothing or ("the batch has no such column" if batch is None else _why_not(batch, reference))
+        return ColumnDrift(name, batch.role if batch else "", not_analysed=no_rows or "the reference has no such column", batch=batch)
+    why = no_rows or ("the batch has no such column" if batch is None else _why_not(batch, reference))
     if batch is None or why is not None:
         return ColumnDrift(name, reference.role, not_analysed=why, batch=batch, reference=reference)
     found = _measured(bin_counts(batch), bin_counts(reference), reference.histogram)
