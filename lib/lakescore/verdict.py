@@ -18,6 +18,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from pyspark.sql import DataFrame
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from lakescore import monitoring, planning, storage
 from lakescore.config import OutputConfig
@@ -137,7 +138,9 @@ class DriftTable:
                 raise
 
     def _stamped(self, rows: Any, lineage: Lineage) -> DataFrame:
-        return self._plan.spark.createDataFrame(rows).select("*", *lineage_columns(replace(lineage, partition_by=PARTITION)))
+        # By its schema: Spark Connect takes no empty table without one.
+        found = self._plan.spark.createDataFrame(rows, from_arrow_schema(table.SCHEMA))
+        return found.select("*", *lineage_columns(replace(lineage, partition_by=PARTITION)))
 
 
 @contextmanager
