@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 from pyspark import cloudpickle
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -57,6 +58,8 @@ def read(spark: SparkSession, config: SourceConfig, inspection: Inspection) -> D
         df.schema  # noqa: B018
         if inspection.files is None and df.select("path").isEmpty():
             raise InputError(f"source.path: there is no file in {listing(config.path or ())}")
+        if inspection.empty:
+            df = df.unionByName(_empty(spark, config, inspection.empty))
     path = given_path(F.col("path"), config.path or (), inspection.paths)
     return df.select(
         path.alias("path"),
@@ -64,6 +67,21 @@ def read(spark: SparkSession, config: SourceConfig, inspection: Inspection) -> D
         F.col("length").alias("size"),
         _content(config, path).alias(CONTENT[format_]),
     )
+
+
+def _empty(spark: SparkSession, config: SourceConfig, files: Sequence[storage.File]) -> DataFrame:
+    """Files of no bytes as Spark's reader would give them, if it did not leave them out."""
+    rows = {
+        "path": pa.array([f"file:{file.path}" for file in files], pa.string()),
+        "modificationTime": pa.array([file.modified_ms for file in files], pa.timestamp("ms", "UTC")),
+        "length": pa.array([0] * len(files), pa.int64()),
+        "content": pa.array([b""] * len(files), pa.binary()),
+    }
+    df = spark.createDataFrame(pa.table(rows))
+    after, before = readers.option(config.options, "modifiedAfter"), readers.option(config.options, "modifiedBefore")
+    if after is not None:
+        df = df.where(F.col("modificationTime") > F.lit(after).cast("timestamp"))
+    return df if before is None else df.where(F.col("modificationTime") < F.lit(before).cast("timestamp"))
 
 
 def runtime_conf(config: SourceConfig) -> dict[str, str]:

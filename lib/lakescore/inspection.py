@@ -37,6 +37,7 @@ class Inspection:
         rows: rows according to the files' footers; None where unknown.
         version: the version of a Delta table by path, pinned now.
         colons: whether the name of a local file has a colon.
+        empty: local files of no bytes, which Spark leaves out, where each file is a row.
     """
 
     format: str | None = None
@@ -48,6 +49,7 @@ class Inspection:
     rows: int | None = None
     version: int | None = None
     colons: bool = False
+    empty: tuple[storage.File, ...] = ()
 
 
 def inspect(config: SourceConfig, data: Any = None) -> Inspection:
@@ -103,7 +105,9 @@ def inspect(config: SourceConfig, data: Any = None) -> Inspection:
     found_files = [(location.fs, file) for location, file in files]
     rows = file_checks.check(found_files, config) if format_ in ROW_PER_FILE else datafiles.check(found_files, format_, config.options)
     colons = any(location.is_local and ":" in PurePosixPath(file.path).name for location, file in files)
-    return Inspection(format_, paths, tuple(inputs), tabs, len(files), sum(file.size for _, file in files), rows, colons=colons)
+    empty = _empty(files) if format_ in ROW_PER_FILE else ()
+    size = sum(file.size for _, file in files)
+    return Inspection(format_, paths, tuple(inputs), tabs, len(files), size, rows, colons=colons, empty=empty)
 
 
 def _is_chosen(file: storage.File, config: SourceConfig) -> bool:
@@ -190,6 +194,14 @@ def _refuse_unread(files: Sequence[tuple[storage.Location, storage.File]], confi
                 f"source.path: {file.path} lies beside partition folders, or in others than the first file's "
                 f"({'/'.join(levels[location.path]) or 'none'}); Spark would leave out one or the other. Read them apart"
             )
+
+
+def _empty(files: Sequence[tuple[storage.Location, storage.File]]) -> tuple[storage.File, ...]:
+    """The files of no bytes; ``file_rows`` knows what Spark calls them where they are local."""
+    for location, file in files:
+        if not file.size and not location.is_local:
+            raise InputError(f"source.path: {file.path} is empty, and Spark would leave it out; remove it")
+    return tuple(file for _, file in files if not file.size)
 
 
 def _no_such_path(given: str, path: str) -> str:
