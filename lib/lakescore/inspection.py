@@ -52,8 +52,13 @@ class Inspection:
     empty: tuple[storage.File, ...] = ()
 
 
-def inspect(config: SourceConfig, data: Any = None) -> Inspection:
+def inspect(config: SourceConfig, data: Any = None, tolerant: bool = False) -> Inspection:
     """Check what can be checked without Spark; of ``data``, given in Python, the rows are known.
+
+    Args:
+        config: the section ``source``.
+        data: what the caller of ``score`` gave, where ``source.data`` is set.
+        tolerant: whether files of which each is a row may be broken.
 
     Raises:
         InputError: a path does not exist, holds no file, or a file is broken, foreign or of another schema.
@@ -103,7 +108,10 @@ def inspect(config: SourceConfig, data: Any = None) -> Inspection:
         raise InputError(f"source.path: there is no file in {listing(config.path)}")
     _refuse_unread(files, config)
     found_files = [(location.fs, file) for location, file in files]
-    rows = file_checks.check(found_files, config) if format_ in ROW_PER_FILE else datafiles.check(found_files, format_, config.options)
+    if format_ in ROW_PER_FILE:
+        rows = file_checks.check(found_files, config, tolerant)
+    else:
+        rows = datafiles.check(found_files, format_, config.options)
     colons = any(location.is_local and ":" in PurePosixPath(file.path).name for location, file in files)
     empty = _empty(files) if format_ in ROW_PER_FILE else ()
     size = sum(file.size for _, file in files)
