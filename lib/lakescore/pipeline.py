@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlflow import MlflowClient
@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 
 from lakescore import console, frames, job, planning, progress, reuse, session, source, storage, tracking
 from lakescore.compose import compose
-from lakescore.config import ROW_PER_FILE, ScoreConfig, mini_batch_limit
+from lakescore.config import ROW_FILES, ROW_PER_FILE, ScoreConfig, mini_batch_limit
 from lakescore.engine import entry_script
 from lakescore.errors import ConfigError, LakescoreError, OutputError
 from lakescore.models import resolve, script
@@ -115,7 +115,7 @@ def replay(
 
     The rows are the source's as they were read; the source section is not used. Where each is a file, the same files are read again, as
     that section says. They become the batch ``BATCH.replay``, in the partition of the batch's date: a second replay of the same batch is
-    skipped, and what fails again is quarantined under that name.
+    skipped, and what fails again is quarantined under that name. A file of rows gets another one beside it: ``NAME.replay.jsonl``.
 
     Args:
         config: as for ``score``, with the same output and ``errors`` as the run that quarantined the rows.
@@ -131,6 +131,9 @@ def replay(
     rows, day = quarantine.source_rows(spark, quarantine.output_of(composed.output, composed.errors), str(composed.run.batch_id))
     sections = composed.to_dict()
     sections["run"] = {**sections["run"], "batch_id": f"{composed.run.batch_id}.replay", "date": day}
+    if name := composed.output.file or ROW_FILES.get(composed.output.format):  # which holds one batch
+        path = PurePosixPath(name)
+        sections["output"] = {**sections["output"], "file": f"{path.stem}.replay{path.suffix}"}
     given = sections.pop("source")
     if composed.source.format not in ROW_PER_FILE:
         return score(sections, spark=spark, data=rows)
