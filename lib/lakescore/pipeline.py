@@ -134,7 +134,7 @@ def replay(
     spark = spark or open_session(composed)
     rows, day = quarantine.source_rows(spark, quarantine.output_of(composed.output, composed.errors), str(composed.run.batch_id))
     sections = composed.to_dict()
-    sections["run"] = {**sections["run"], "batch_id": f"{composed.run.batch_id}.replay", "date": day}
+    sections["run"] = {**sections["run"], "batch_id": quarantine.replay_of(str(composed.run.batch_id)), "date": day}
     if name := composed.output.file or ROW_FILES.get(composed.output.format):  # which holds one batch
         path = PurePosixPath(name)
         sections["output"] = {**sections["output"], "file": f"{path.stem}.replay{path.suffix}"}

@@ -122,6 +122,8 @@ def make(
         digests=digests,
     )
     sink.check(spark, output_schema(plan))
+    if published and config.run.on_rerun == "replace":
+        quarantine.refuse_replayed(spark, config.output, batch_of(config, run_id))
     return replace(plan, quarantine=_open_quarantine(plan, run_id)) if quarantines(config) else plan
 
 

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 
 from lakescore import read, replay, score
 from lakescore.config import OutputConfig
-from lakescore.errors import ConfigError, InputError, ModelError
+from lakescore.errors import ConfigError, InputError, ModelError, OutputError
 from lakescore.pipeline import ScoreResult
 from lakescore.sinks.quarantine import source_rows
 
@@ -274,6 +274,9 @@ def test_a_replay_after_the_fix_completes_the_batch_once(
     written = _table(spark, first.location, output_format)
     assert sorted(written["x"]) == [float(x) for x in range(10_000)]
     assert (written["prediction"] == written["x"] * 2).all()
+    with pytest.raises(OutputError, match=r"run\.on_rerun: .* were replayed as night\.replay and would be there twice"):
+        _run(spark, settings, *quarantining, f"model.uri={good_uri}", "run.on_rerun=replace")
+    assert len(_table(spark, first.location, output_format)) == 10_000
 
 
 def test_a_replay_of_a_file_of_rows_is_a_file_beside_it(spark: SparkSession, settings: dict[str, Any], good_uri: str) -> None:
