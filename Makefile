@@ -6,7 +6,7 @@ SUBMIT := $(BIN)/spark-submit jobs/score.py
 # MLflow reports its use to its makers unless told not to; nothing here speaks to the outside.
 export MLFLOW_DISABLE_TELEMETRY := true
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test bench check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ demo: setup ## train and register a model on real flights, score two batches wit
 
 test: $(VENV)/.dev-ready ## set everything up and run the tests (ARGS="-k delta" for some)
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.dev-ready ## measure what drift costs a run (ARGS="--rows 400000" for less)
+	$(BIN)/python tests/benchmarks/drift.py $(ARGS)
 
 check: $(VENV)/.dev-ready ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ from pyspark.sql import types as T
 from lakescore.casts import Problems, explicit_cast, safe_cast
 from lakescore.config import ColumnsConfig
 from lakescore.errors import ConfigError, InputError, ModelError, did_you_mean, listing, nearest
-from lakescore.schema import Feature, Signature, Tensor, column, is_same
+from lakescore.schema import UNREADABLE, Feature, Signature, Tensor, column, is_same
 
 ALL_FEATURES = "*"
 _INTEGERS = (T.ByteType, T.ShortType, T.IntegerType, T.LongType)
@@ -127,16 +127,16 @@ def transform(df: DataFrame, alignment: Alignment, aside: tuple[str, str] | None
     """The kept columns under their new names, with the configured casts.
 
     Args:
-        df: the source.
+        df: the source; why a file of it could not be decoded may stand beside its columns (``UNREADABLE``).
         alignment: the plan.
         aside: the names of two more columns: the source's row as it was, a struct, and what is wrong with a row, a text or null; a value
             that cannot be cast is then null instead of the end of the run.
     """
-    schema = df.schema
-    problems: Problems = [] if aside else None
+    fields = [field for field in df.schema.fields if field.name != UNREADABLE]
+    problems: Problems = ([column(UNREADABLE)] if UNREADABLE in df.columns else []) if aside else None
     # Positions, not names: a column renamed to another's old name must not be taken for it.
     chosen = []
-    for field, (old, new) in zip(schema.fields, alignment.source, strict=True):
+    for field, (old, new) in zip(fields, alignment.source, strict=True):
         if new is None:
             continue
         wanted = alignment.casts.get(new)
@@ -144,7 +144,7 @@ def transform(df: DataFrame, alignment: Alignment, aside: tuple[str, str] | None
         chosen.append(value.alias(new))
     if aside is not None:
         row, problem = aside
-        chosen.append(F.struct(*[column(field.name) for field in schema.fields]).alias(row))
+        chosen.append(F.struct(*[column(field.name) for field in fields]).alias(row))
         chosen.append(F.coalesce(*(problems or []), F.lit(None).cast("string")).alias(problem))
     return df.select(*chosen)
 

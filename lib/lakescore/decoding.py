@@ -6,6 +6,7 @@ extra ``images``) is imported where it is used. The driver calls the same functi
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 Batches = Iterator[tuple[pd.Series, pd.Series]]
+Decode = Callable[[bytes, str], Any]
 _UNICODE = "utf"
 
 
@@ -26,41 +28,52 @@ class DecodingError(ValueError):
         super().__init__(f"[lakescore:{kind}] {self.text} [/lakescore]")
 
 
-def text_decoder(encoding: str) -> Callable[[Batches], Iterator[pd.Series]]:
-    """A UDF of (path, content) that gives the content as text."""
+def decoder(one: Decode) -> Callable[[Batches], Iterator[pd.Series]]:
+    """A UDF of (path, content) that gives what ``one`` makes of each; a file that cannot be decoded ends it."""
 
     def decode(batches: Batches) -> Iterator[pd.Series]:
         for paths, contents in batches:
-            yield pd.Series([text(content, path, encoding) for path, content in zip(paths, contents, strict=True)], dtype=object)
+            yield pd.Series([one(content, path) for path, content in zip(paths, contents, strict=True)], dtype=object)
 
     return decode
 
 
-def image_checker() -> Callable[[Batches], Iterator[pd.Series]]:
-    """A UDF of (path, content) that gives the content as it is, once Pillow has recognised an image."""
+def tolerant_decoder(one: Decode) -> Callable[[Batches], Iterator[pd.DataFrame]]:
+    """A UDF of (path, content) that gives what ``one`` makes of each as ``value``, or why there is none as ``problem``."""
 
-    def check(batches: Batches) -> Iterator[pd.Series]:
+    def attempt(content: bytes, path: str) -> tuple[Any, str | None]:
+        try:
+            return one(content, path), None
+        except DecodingError as error:
+            return None, error.text
+
+    def decode(batches: Batches) -> Iterator[pd.DataFrame]:
         for paths, contents in batches:
-            for path, content in zip(paths, contents, strict=True):
-                check_image(io.BytesIO(content), path)
-            yield contents
+            tried = [attempt(content, path) for path, content in zip(paths, contents, strict=True)]
+            columns = {name: pd.Series([found[i] for found in tried], dtype=object) for i, name in enumerate(("value", "problem"))}
+            yield pd.DataFrame(columns)
 
-    return check
+    return decode
 
 
-def image_decoder(options: dict[str, Any]) -> Callable[[Batches], Iterator[pd.Series]]:
-    """A UDF of (path, content) that gives the pixels as flat float arrays, row-major.
+def text_reader(encoding: str) -> Decode:
+    """For ``decoder``: the content as text."""
+    return functools.partial(text, encoding=encoding)
+
+
+def image_reader(options: dict[str, Any]) -> Decode:
+    """For ``decoder``: the pixels as flat float arrays, row-major.
 
     Args:
         options: ``ImageConfig``'s keys as plain values.
     """
-    table = level_table(options)
+    return functools.partial(image, options=options, table=level_table(options))
 
-    def decode(batches: Batches) -> Iterator[pd.Series]:
-        for paths, contents in batches:
-            yield pd.Series([image(content, path, options, table) for path, content in zip(paths, contents, strict=True)], dtype=object)
 
-    return decode
+def image_bytes(content: bytes, path: str) -> bytes:
+    """For ``decoder``: the content as it is, once Pillow has recognised an image."""
+    check_image(io.BytesIO(content), path)
+    return content
 
 
 def text(content: bytes, path: str, encoding: str) -> str:

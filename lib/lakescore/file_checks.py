@@ -20,8 +20,13 @@ from lakescore.storage import is_hidden
 from lakescore.text_checks import ARCHIVES, COMPRESSED
 
 
-def check(files: Sequence[Found], config: SourceConfig) -> int | None:
+def check(files: Sequence[Found], config: SourceConfig, tolerant: bool = False) -> int | None:
     """Look at the first files; those beyond, and what is broken behind a good header, are for the tasks to find.
+
+    Args:
+        files: all of them.
+        config: the section ``source``.
+        tolerant: whether they may be broken.
 
     Returns:
         How many rows they give; None where only Spark can tell.
@@ -33,7 +38,7 @@ def check(files: Sequence[Found], config: SourceConfig) -> int | None:
         if is_hidden(PurePosixPath(file.path).name):
             raise InputError(f"source.path: Spark would leave out {file.path}, because its name begins with . or _; give it another")
     is_partial = option(config.options, "modifiedAfter") is not None or option(config.options, "modifiedBefore") is not None
-    if is_partial or config.filter is not None:
+    if is_partial or tolerant or config.filter is not None:
         return None if is_partial else len(files)
     if config.format == "images" and find_spec("PIL") is not None:
         with ThreadPoolExecutor(max_workers=16) as pool:

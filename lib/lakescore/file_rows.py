@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 from pyspark import cloudpickle
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -19,6 +20,7 @@ from lakescore.config import SourceConfig
 from lakescore.errors import InputError, listing
 from lakescore.failures import translated
 from lakescore.inspection import Inspection
+from lakescore.schema import UNREADABLE
 
 # The column of what is in the file, by the source's format.
 CONTENT = {"images": "image", "text_files": "text", "binary": "content"}
@@ -34,13 +36,14 @@ _TO_THE_END = 1 << 30
 _WITHOUT_CHECKSUMS = {"fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem", "fs.file.impl.disable.cache": "true"}
 
 
-def read(spark: SparkSession, config: SourceConfig, inspection: Inspection) -> DataFrame:
+def read(spark: SparkSession, config: SourceConfig, inspection: Inspection, tolerant: bool = False) -> DataFrame:
     """Make the DataFrame; nothing is read yet but the folders.
 
     Args:
         spark: the session.
         config: the section ``source``, with one of the formats that give a row per file.
         inspection: what ``inspect`` found.
+        tolerant: whether a broken file is a row too, with null for what is in it, and why as one more column, ``UNREADABLE``.
 
     Raises:
         InputError: there is no file.
@@ -57,13 +60,35 @@ def read(spark: SparkSession, config: SourceConfig, inspection: Inspection) -> D
         df.schema  # noqa: B018
         if inspection.files is None and df.select("path").isEmpty():
             raise InputError(f"source.path: there is no file in {listing(config.path or ())}")
+        if inspection.empty:
+            df = df.unionByName(_empty(spark, config, inspection.empty))
     path = given_path(F.col("path"), config.path or (), inspection.paths)
-    return df.select(
+    name, is_answer = CONTENT[format_], tolerant and format_ != "binary"
+    df = df.select(
         path.alias("path"),
         F.col("modificationTime").alias("modified_at"),
         F.col("length").alias("size"),
-        _content(config, path).alias(CONTENT[format_]),
+        _content(config, path, is_answer).alias(name),
     )
+    if not is_answer:
+        return df
+    answer = F.col(name)
+    return df.select("path", "modified_at", "size", answer.getField("value").alias(name), answer.getField("problem").alias(UNREADABLE))
+
+
+def _empty(spark: SparkSession, config: SourceConfig, files: Sequence[storage.File]) -> DataFrame:
+    """Files of no bytes as Spark's reader would give them, if it did not leave them out."""
+    rows = {
+        "path": pa.array([f"file:{file.path}" for file in files], pa.string()),
+        "modificationTime": pa.array([file.modified_ms for file in files], pa.timestamp("ms", "UTC")),
+        "length": pa.array([0] * len(files), pa.int64()),
+        "content": pa.array([b""] * len(files), pa.binary()),
+    }
+    df = spark.createDataFrame(pa.table(rows))
+    after, before = readers.option(config.options, "modifiedAfter"), readers.option(config.options, "modifiedBefore")
+    if after is not None:
+        df = df.where(F.col("modificationTime") > F.lit(after).cast("timestamp"))
+    return df if before is None else df.where(F.col("modificationTime") < F.lit(before).cast("timestamp"))
 
 
 def runtime_conf(config: SourceConfig) -> dict[str, str]:
@@ -129,17 +154,20 @@ def _moved(path: Column, given: str, absolute: str) -> Column:
     return F.concat(F.lit(given), F.substring(path, len(absolute) + 1, _TO_THE_END))
 
 
-def _content(config: SourceConfig, path: Column) -> Column:
+def _content(config: SourceConfig, path: Column, is_answer: bool) -> Column:
+    """What is in the files; or as a struct of ``value`` and ``problem``, where they may be broken."""
     # By value: executors need not have Lakescore, and a function is otherwise pickled as the name of its module.
     cloudpickle.register_pickle_by_value(decoding)  # type: ignore[no-untyped-call]
     if config.format == "binary":
         return F.col("content")
-    decode: Any
+    one: decoding.Decode
     if config.format == "text_files":
-        decode, returns = decoding.text_decoder(readers.encoding(config.options)), "string"
+        one, returns = decoding.text_reader(readers.encoding(config.options)), "string"
     elif config.image is None or config.image.as_ == "bytes":
-        decode, returns = decoding.image_checker(), "binary"
+        one, returns = decoding.image_bytes, "binary"
     else:
-        decode, returns = decoding.image_decoder(config.image.model_dump()), "array<float>"
+        one, returns = decoding.image_reader(config.image.model_dump()), "array<float>"
+    decode: Any = decoding.tolerant_decoder(one) if is_answer else decoding.decoder(one)
+    returns = f"value {returns}, problem string" if is_answer else returns
     content: Column = pandas_udf(decode, returns)(path, F.col("content"))  # type: ignore[call-overload]
     return content

@@ -90,12 +90,20 @@ def for_spark(table: pa.Table, where: str = "data") -> pa.Table:
                 table = table.set_column(i, field.name, table.column(i).cast(kind))
             except pa.ArrowException as error:
                 raise InputError(f"{where}: column {field.name!r}: {str(error).splitlines()[0]}") from error
+    for field in table.schema:
+        if isinstance(field.type, pa.BaseExtensionType):
+            raise InputError(
+                f"{where}: column {field.name!r} is {field.type.extension_name}, which Spark has no type for; make it text, or drop it"
+            )
     return table.replace_schema_metadata(None)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(kind):
         return _plain(kind.value_type)
+    # What newer Arrow writers, Polars among them, give for text and bytes.
+    if kind in (pa.string_view(), pa.binary_view()):
+        return pa.string() if kind == pa.string_view() else pa.binary()
     if pa.types.is_uint64(kind):
         return pa.int64()  # a value that does not fit is refused by name
     if pa.types.is_float16(kind):
@@ -118,8 +126,11 @@ def _from_pandas(frame: pd.DataFrame) -> pa.Table:
         raise InputError("data: its columns have several levels; give each one name, for example by frame.columns.map('_'.join)")
     arrays = []
     for position, name in enumerate(frame.columns):
+        values = frame.iloc[:, position]
+        if isinstance(values.dtype, pd.SparseDtype):
+            values = values.astype(values.dtype.subtype)
         try:
-            arrays.append(pa.Array.from_pandas(frame.iloc[:, position]))
+            arrays.append(pa.Array.from_pandas(values))
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"data: column {str(name)!r}: {str(error).splitlines()[0]}") from error
     return pa.Table.from_arrays(arrays, names=[str(name) for name in frame.columns])

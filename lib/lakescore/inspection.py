@@ -37,6 +37,7 @@ class Inspection:
         rows: rows according to the files' footers; None where unknown.
         version: the version of a Delta table by path, pinned now.
         colons: whether the name of a local file has a colon.
+        empty: local files of no bytes, which Spark leaves out, where each file is a row.
     """
 
     format: str | None = None
@@ -48,10 +49,16 @@ class Inspection:
     rows: int | None = None
     version: int | None = None
     colons: bool = False
+    empty: tuple[storage.File, ...] = ()
 
 
-def inspect(config: SourceConfig, data: Any = None) -> Inspection:
+def inspect(config: SourceConfig, data: Any = None, tolerant: bool = False) -> Inspection:
     """Check what can be checked without Spark; of ``data``, given in Python, the rows are known.
+
+    Args:
+        config: the section ``source``.
+        data: what the caller of ``score`` gave, where ``source.data`` is set.
+        tolerant: whether files of which each is a row may be broken.
 
     Raises:
         InputError: a path does not exist, holds no file, or a file is broken, foreign or of another schema.
@@ -101,9 +108,14 @@ def inspect(config: SourceConfig, data: Any = None) -> Inspection:
         raise InputError(f"source.path: there is no file in {listing(config.path)}")
     _refuse_unread(files, config)
     found_files = [(location.fs, file) for location, file in files]
-    rows = file_checks.check(found_files, config) if format_ in ROW_PER_FILE else datafiles.check(found_files, format_, config.options)
+    if format_ in ROW_PER_FILE:
+        rows = file_checks.check(found_files, config, tolerant)
+    else:
+        rows = datafiles.check(found_files, format_, config.options)
     colons = any(location.is_local and ":" in PurePosixPath(file.path).name for location, file in files)
-    return Inspection(format_, paths, tuple(inputs), tabs, len(files), sum(file.size for _, file in files), rows, colons=colons)
+    empty = _empty(files) if format_ in ROW_PER_FILE else ()
+    size = sum(file.size for _, file in files)
+    return Inspection(format_, paths, tuple(inputs), tabs, len(files), size, rows, colons=colons, empty=empty)
 
 
 def _is_chosen(file: storage.File, config: SourceConfig) -> bool:
@@ -190,6 +202,14 @@ def _refuse_unread(files: Sequence[tuple[storage.Location, storage.File]], confi
                 f"source.path: {file.path} lies beside partition folders, or in others than the first file's "
                 f"({'/'.join(levels[location.path]) or 'none'}); Spark would leave out one or the other. Read them apart"
             )
+
+
+def _empty(files: Sequence[tuple[storage.Location, storage.File]]) -> tuple[storage.File, ...]:
+    """The files of no bytes; ``file_rows`` knows what Spark calls them where they are local."""
+    for location, file in files:
+        if not file.size and not location.is_local:
+            raise InputError(f"source.path: {file.path} is empty, and Spark would leave it out; remove it")
+    return tuple(file for _, file in files if not file.size)
 
 
 def _no_such_path(given: str, path: str) -> str:

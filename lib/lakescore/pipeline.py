@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlflow import MlflowClient
@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 
 from lakescore import console, frames, job, monitoring, planning, progress, reuse, session, source, storage, tracking, verdict
 from lakescore.compose import compose
-from lakescore.config import ScoreConfig, mini_batch_limit
+from lakescore.config import ROW_FILES, ROW_PER_FILE, ScoreConfig, mini_batch_limit
 from lakescore.engine import entry_script
 from lakescore.errors import ConfigError, LakescoreError, OutputError
 from lakescore.models import resolve, script
@@ -115,8 +115,9 @@ def replay(
 ) -> ScoreResult:
     """Score the quarantined rows of the batch ``run.batch_id`` again, after what was wrong is mended.
 
-    The rows are the source's as they were read; the source section is not used. They become the batch ``BATCH.replay``, in the
-    partition of the batch's date: a second replay of the same batch is skipped, and what fails again is quarantined under that name.
+    The rows are the source's as they were read; the source section is not used. Where each is a file, the same files are read again, as
+    that section says. They become the batch ``BATCH.replay``, in the partition of the batch's date: a second replay of the same batch is
+    skipped, and what fails again is quarantined under that name. A file of rows gets another one beside it: ``NAME.replay.jsonl``.
 
     Args:
         config: as for ``score``, with the same output and ``errors`` as the run that quarantined the rows.
@@ -130,9 +131,17 @@ def replay(
     composed = _composed_of(config, overrides)
     spark = spark or open_session(composed)
     rows, day = quarantine.source_rows(spark, quarantine.output_of(composed.output, composed.errors), str(composed.run.batch_id))
-    sections = {name: section for name, section in composed.to_dict().items() if name != "source"}
-    sections["run"] = {**sections["run"], "batch_id": f"{composed.run.batch_id}.replay", "date": day}
-    return score(sections, spark=spark, data=rows)
+    sections = composed.to_dict()
+    sections["run"] = {**sections["run"], "batch_id": quarantine.replay_of(str(composed.run.batch_id)), "date": day}
+    if name := composed.output.file or ROW_FILES.get(composed.output.format):  # which holds one batch
+        path = PurePosixPath(name)
+        sections["output"] = {**sections["output"], "file": f"{path.stem}.replay{path.suffix}"}
+    given = sections.pop("source")
+    if composed.source.format not in ROW_PER_FILE:
+        return score(sections, spark=spark, data=rows)
+    # A file is mended on the disk, and an entry script wants its path.
+    paths = [row["path"] for row in rows.select("path").sort("path").collect()]
+    return score({**sections, "source": {**given, "path": paths}}, spark=spark)
 
 
 def dry_run(
@@ -153,7 +162,7 @@ def dry_run(
         client = tracking.client_for_looking(config.tracking, scratch)
         with tracking.quiet_mlflow():
             model, settings, digests = resolve_model(config, client, scratch)
-        inspection = source.inspect(config.source, data)
+        inspection = source.inspect(config.source, data, planning.quarantines(config))
         sink = planning.output_sink(config, run_id="")
         spark = spark or open_session(config)
         return planning.make(config, spark, model, inspection, sink, "", bool(sink.find(spark)), data, settings, digests)
@@ -207,7 +216,7 @@ def _run(
     with record.stage("model"), progress.doing("fetching the model", screen):
         model, settings, digests = resolve_model(config, record.client, scratch)
     log.info("model: %s (%s), %.1f s", model.uri, model.flavor, record.seconds["model"])
-    inspection = source.inspect(config.source, data)
+    inspection = source.inspect(config.source, data, planning.quarantines(config))
     with record.stage("session"), progress.doing("starting Spark", screen):
         spark = spark or open_session(config)
     if published is None:

@@ -19,7 +19,7 @@ from lakescore.errors import ConfigError, InputError, OutputError, did_you_mean,
 from lakescore.lineage import Lineage, check_partition_by, lineage_columns
 from lakescore.models import resolve
 from lakescore.models.resolve import ResolvedModel
-from lakescore.schema import LINEAGE_COLUMNS, PARTITION, TIMESTAMPS, Tensor, column
+from lakescore.schema import LINEAGE_COLUMNS, PARTITION, TIMESTAMPS, UNREADABLE, Tensor, column
 from lakescore.sinks import Batch, Sink, open_sink, quarantine
 from lakescore.source import Inspection, Source
 
@@ -89,12 +89,13 @@ def make(
     chosen = config.columns
     if not chosen.rename:  # which speaks of _c0, _c1, ...
         names = inline_rows.names_of(config.source.rows, names, chosen.select or chosen.drop, bool(chosen.select))
-    found = source.read(spark, config.source, inspection, names, data)
+    found = source.read(spark, config.source, inspection, names, data, tolerant=quarantines(config) and settings is None)
     if settings is not None:
         # A script opens the files itself: their content need not be read.
         found = replace(found, df=found.df.drop(found.content), content=None) if found.content is not None else found
         chosen = _all_columns(config.columns, found.df.columns)
-    alignment = columns.plan(found.df.schema, chosen, model.signature, session.is_case_sensitive(spark), found.content)
+    given = found.df.drop(UNREADABLE).schema
+    alignment = columns.plan(given, chosen, model.signature, session.is_case_sensitive(spark), found.content)
     features, image = [one.feature for one in alignment.inputs], config.source.image
     if image is not None and settings is None:
         tensors.check_image([one.feature for one in alignment.inputs if one.column == alignment.content], image)
@@ -121,7 +122,14 @@ def make(
         digests=digests,
     )
     sink.check(spark, output_schema(plan))
-    return replace(plan, quarantine=_open_quarantine(plan, run_id)) if config.errors.on_row_error == "quarantine" else plan
+    if published and config.run.on_rerun == "replace":
+        quarantine.refuse_replayed(spark, config.output, batch_of(config, run_id))
+    return replace(plan, quarantine=_open_quarantine(plan, run_id)) if quarantines(config) else plan
+
+
+def quarantines(config: ScoreConfig) -> bool:
+    """Whether a row that cannot be scored is set aside."""
+    return config.errors.on_row_error == "quarantine"
 
 
 def _open_quarantine(plan: Plan, run_id: str) -> Sink:

@@ -13,6 +13,9 @@ BATCH = "batch_id"
 # What every row carries after the predictions, in this order.
 LINEAGE_COLUMNS = ("model_uri", "model_version", "run_id", BATCH, "scored_at", PARTITION)
 
+# Beside the source's columns, where rows may be quarantined: why a file could not be decoded; null where it could.
+UNREADABLE = "__lakescore_unreadable"
+
 TIMESTAMPS = (T.TimestampType, T.TimestampNTZType)
 
 

@@ -44,7 +44,14 @@ class Source:
     content: str | None = None
 
 
-def read(spark: SparkSession, config: SourceConfig, inspection: Inspection, feature_names: Sequence[str], data: Any = None) -> Source:
+def read(
+    spark: SparkSession,
+    config: SourceConfig,
+    inspection: Inspection,
+    feature_names: Sequence[str],
+    data: Any = None,
+    tolerant: bool = False,
+) -> Source:
     """Make the DataFrame; nothing is computed yet.
 
     Args:
@@ -53,13 +60,14 @@ def read(spark: SparkSession, config: SourceConfig, inspection: Inspection, feat
         inspection: what ``inspect`` found.
         feature_names: names for rows that are plain lists.
         data: what the caller of ``score`` gave, where ``source.data`` is set.
+        tolerant: whether files of which each is a row may be broken, as ``file_rows.read`` has it.
 
     Raises:
         InputError: it does not exist or cannot be read.
         ConfigError: a query, schema, option or filter that Spark does not understand.
     """
     if config.path is not None:
-        df, version = _read_path(spark, config, inspection)
+        df, version = _read_path(spark, config, inspection, tolerant)
         description = ",".join(inspection.paths)
     elif config.table is not None:
         df, version = _read_table(spark, config)
@@ -94,9 +102,9 @@ def _refuse_other_separator(names: Sequence[str], config: SourceConfig) -> None:
         )
 
 
-def _read_path(spark: SparkSession, config: SourceConfig, inspection: Inspection) -> tuple[DataFrame, int | None]:
+def _read_path(spark: SparkSession, config: SourceConfig, inspection: Inspection, tolerant: bool) -> tuple[DataFrame, int | None]:
     if config.format in ROW_PER_FILE:
-        return file_rows.read(spark, config, inspection), None
+        return file_rows.read(spark, config, inspection, tolerant), None
     format_ = inspection.format or "parquet"
     reader = spark.read.format(format_).options(**readers.options(format_, config.options, inspection.tabs))
     if format_ == "delta":

@@ -18,6 +18,7 @@ from datetime import datetime, timezone
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from lakescore import monitoring, planning, storage
 from lakescore.config import OutputConfig
@@ -143,7 +144,9 @@ class DriftTable:
 
     def _stamped(self, rows: pa.Table, lineage: Lineage) -> DataFrame:
         """The rows with the run's columns, in the partition of the run's date."""
-        return self._plan.spark.createDataFrame(rows).select("*", *lineage_columns(replace(lineage, partition_by=PARTITION)))
+        # By its schema: Spark Connect takes no empty table without one.
+        found = self._plan.spark.createDataFrame(rows, from_arrow_schema(table.SCHEMA))
+        return found.select("*", *lineage_columns(replace(lineage, partition_by=PARTITION)))
 
 
 def open_table(plan: Plan, run_id: str) -> DriftTable | None:

@@ -146,6 +146,10 @@ def test_a_dataframe_of_another_session_is_refused(spark: SparkSession, config: 
             pa.table({"a": pa.array([1], pa.timestamp("ns"))}),
             "data: column 'a': Casting from timestamp[ns] to timestamp[us] would lose data: 1",
         ),
+        (
+            pd.DataFrame({"a": pd.period_range("2026-01", periods=1, freq="M")}),
+            "data: column 'a' is pandas.period, which Spark has no type for; make it text, or drop it",
+        ),
     ],
 )
 def test_values_that_spark_has_no_place_for_are_refused_by_column(spark: SparkSession, data: Any, message: str) -> None:
@@ -188,6 +192,17 @@ def test_the_types_of_pandas_become_sparks(spark: SparkSession) -> None:
         1.0, "x", 1, dt.datetime(2026, 1, 31, 1, 2, 3, 123456), dt.date(2026, 1, 31), "q", 1, 1.0, True, Decimal("1.5"), [1, 2], "a",
     )  # fmt: skip
     assert tuple(second) == (None, None, None, None, None, None, 255, 2.0, None, None, None, "b")
+
+
+def test_sparse_columns_and_views_are_their_values(spark: SparkSession) -> None:
+    sparse = frames.to_spark(spark, pd.DataFrame({"a": pd.arrays.SparseArray([0, 0, 7])}))
+    views = frames.to_spark(
+        spark, pa.table({"text": pa.array(["ä", None], pa.string_view()), "raw": pa.array([b"1", b""], pa.binary_view())})
+    )
+
+    assert [row.a for row in sparse.collect()] == [0, 0, 7]
+    assert views.dtypes == [("text", "string"), ("raw", "binary")]
+    assert [(row.text, bytes(row.raw)) for row in views.collect()] == [("ä", b"1"), (None, b"")]
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,12 @@ import pytest
 from deltalake import DeltaTable
 from pyspark import cloudpickle
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from sklearn.datasets import load_digits, load_iris
 from sklearn.linear_model import LogisticRegression
 
-from lakescore import score
+from lakescore import replay, score
 from lakescore.cli import main
 from lakescore.config import ModelConfig
 from lakescore.engine import entry_script, script_runner
@@ -411,6 +412,45 @@ def test_all_rows_of_a_key_are_one_call_that_can_read_it(spark: SparkSession, sh
     assert sorted({row["r"] for row in rows}) == ["a/1: 5", "a/2: 3", "b/1: 4"]
     assert sorted(row["i"] for row in rows) == list(range(12))
     assert {row[ERROR] for row in rows} == {None}
+
+
+def test_times_pass_unchanged_by_key_in_a_session_of_another_zone(
+    spark: SparkSession, shipped: Callable[..., entry_script.Shipped]
+) -> None:
+    df = spark.sql("SELECT id % 2 AS k, timestamp_seconds(1700000000 + id) AS at FROM range(4)")
+    zone = spark.conf.get("spark.sql.session.timeZone")
+    try:
+        spark.conf.set("spark.sql.session.timeZone", "Europe/Berlin")
+        made = shipped("def run(rows):\n    return list(rows['at'].dt.strftime('%H:%M:%S'))\n", partition_keys=("k",))
+        answered = entry_script.with_results(df, made, ["k", "at"], T.StringType(), "r")
+        rows = answered.select(F.unix_seconds("at").alias("at"), "r").sort("at").collect()
+    finally:
+        spark.conf.set("spark.sql.session.timeZone", zone)
+
+    assert [tuple(row) for row in rows] == [(1_700_000_000 + i, f"23:13:2{i}") for i in range(4)]
+
+
+def test_a_replay_gives_the_script_the_files_again(spark: SparkSession, config: Make, write: Write, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(5):
+        (folder / f"{i} é.txt").write_text(str(i) if i != 3 else "three")
+    settings = config(
+        run={"batch_id": "b"},
+        model={"entry_script": str(write("def run(paths):\n    return [int(open(path).read()) * 2 for path in paths]\n"))},
+        source={"path": str(folder), "format": "binary"},
+        scoring={"mini_batch_size": 1, "run_max_try": 1},
+        errors={"on_row_error": "quarantine"},
+    )
+
+    first = score(settings, spark=spark)
+    (folder / "3 é.txt").write_text("3")
+    second = replay(settings, spark=spark)
+
+    assert (first.rows_scored, first.rows_quarantined) == (4, 1)
+    assert (second.batch_id, second.rows_scored, second.rows_quarantined) == ("b.replay", 1, 0)
+    rows = spark.read.format("delta").load(first.location).select("path", "prediction").sort("path").collect()
+    assert [tuple(row) for row in rows] == [(f"{folder}/{i} é.txt", str(i * 2)) for i in range(5)]
 
 
 def test_an_unknown_partition_key_is_refused(spark: SparkSession, shipped: Callable[..., entry_script.Shipped]) -> None:

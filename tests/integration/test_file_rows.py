@@ -64,6 +64,25 @@ def test_a_text_file_is_a_row(spark: SparkSession, folder: Path) -> None:
     assert row.modified_at.astimezone(dt.timezone.utc) == dt.datetime(2023, 11, 14, 22, 13, 20, tzinfo=dt.timezone.utc)
 
 
+@pytest.mark.parametrize("options", [{}, {"modifiedAfter": "2023-11-14T00:00:00"}, {"modifiedBefore": "2023-11-15T00:00:00"}])
+def test_a_file_of_no_bytes_is_a_row_too(spark: SparkSession, folder: Path, options: dict[str, str]) -> None:
+    (folder / "a b%20.txt").touch()
+    os.utime(folder / "a b%20.txt", (1_700_000_000, 1_700_000_000))
+
+    found = {row.path: (row.size, row.text) for row in opened(spark, path="in", format="text_files", options=options).collect()}
+
+    assert found["in/a b%20.txt"] == (0, "")
+    assert len(found) == 4
+
+
+@pytest.mark.parametrize("options", [{"modifiedAfter": "2023-11-15T00:00:00"}, {"modifiedBefore": "2023-11-14T00:00:00"}])
+def test_a_file_of_no_bytes_keeps_to_the_times_that_are_asked_for(spark: SparkSession, folder: Path, options: dict[str, str]) -> None:
+    (folder / "empty.txt").touch()
+    os.utime(folder / "empty.txt", (1_700_000_000, 1_700_000_000))
+
+    assert opened(spark, path="in", format="text_files", options=options).isEmpty()
+
+
 def test_a_binary_file_is_a_row_of_its_bytes(spark: SparkSession, folder: Path) -> None:
     df = opened(spark, path="in", format="binary")
 

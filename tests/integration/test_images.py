@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 import torch
 from mlflow.models import ModelSignature, infer_signature
-from mlflow.types.schema import ColSpec, Schema, TensorSpec
+from mlflow.types.schema import ColSpec, DataType, Schema, TensorSpec
 from PIL import Image
 from pyspark.sql import SparkSession
 from sklearn.datasets import load_digits
 
-from lakescore import score
+from lakescore import replay, score
 from lakescore.errors import ConfigError, InputError, ModelError
 from lakescore.pipeline import dry_run
 
@@ -235,6 +235,50 @@ def test_a_broken_image_stops_the_run_by_name_and_nothing_is_written(
         score(settings, spark=spark)
 
     assert not Path(settings["output"]["path"]).exists()
+
+
+@pytest.mark.parametrize("kind", ["array", "bytes"])
+def test_broken_images_are_quarantined_and_scored_by_a_replay_after_they_are_mended(
+    spark: SparkSession, config: Make, cnn_uri: str, digits: Path, tmp_path: Path, kind: str
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    whole = {f"{i:02}.png": file.read_bytes() for i, file in enumerate(sorted((digits / "1").glob("*.png"))[:20])}
+    broken = {"03.png": b"", "07.png": b"no image", "13.png": whole["13.png"][:-30]}
+    for name, content in (whole | broken).items():
+        (folder / name).write_bytes(content)
+    settings = config(
+        run={"batch_id": "b"},
+        model={"uri": cnn_uri} if kind == "array" else {"uri": _log_length(), "result_type": "long"},
+        source={"path": str(folder), "format": "images", "image": PIXELS if kind == "array" else {"as": "bytes"}},
+        errors={"on_row_error": "quarantine"},
+    )
+
+    first = score(settings, spark=spark)
+    failed = spark.read.format("delta").load(str(first.quarantine)).toPandas()
+    for name in broken:
+        (folder / name).write_bytes(whole[name])
+    second = replay(settings, spark=spark)
+
+    assert (first.rows_read, first.rows_scored, first.rows_quarantined) == (20, 17, 3)
+    assert set(failed["error_class"]) == {"InputError"}
+    assert sorted(message.split(" cannot be read as an image")[0] for message in failed["error_message"]) == [
+        f"source.path: {folder}/{name}" for name in broken
+    ]
+    assert (second.batch_id, second.rows_scored, second.rows_quarantined) == ("b.replay", 3, 0)
+    assert written(spark, first.location)["path"].tolist() == [f"{folder}/{name}" for name in whole]
+
+
+def _log_length() -> str:
+    """A model of a column of bytes: how many there are."""
+
+    class Length(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+            return model_input["image"].map(len)
+
+    signature = ModelSignature(inputs=Schema([ColSpec(DataType.binary, "image")]), outputs=Schema([ColSpec(DataType.long)]))
+    with mlflow.start_run():
+        return str(mlflow.pyfunc.log_model(name="model", python_model=Length(), signature=signature, pip_requirements=[]).model_uri)
 
 
 def test_a_model_without_a_signature_says_so(spark: SparkSession, config: Make, store: str, network: torch.nn.Module, digits: Path) -> None:

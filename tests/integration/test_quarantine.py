@@ -14,9 +14,9 @@ import pytest
 from mlflow.models import ModelSignature, infer_signature
 from pyspark.sql import SparkSession
 
-from lakescore import replay, score
+from lakescore import read, replay, score
 from lakescore.config import OutputConfig
-from lakescore.errors import ConfigError, InputError, ModelError
+from lakescore.errors import ConfigError, InputError, ModelError, OutputError
 from lakescore.pipeline import ScoreResult
 from lakescore.sinks.quarantine import source_rows
 
@@ -274,6 +274,21 @@ def test_a_replay_after_the_fix_completes_the_batch_once(
     written = _table(spark, first.location, output_format)
     assert sorted(written["x"]) == [float(x) for x in range(10_000)]
     assert (written["prediction"] == written["x"] * 2).all()
+    with pytest.raises(OutputError, match=r"run\.on_rerun: .* were replayed as night\.replay and would be there twice"):
+        _run(spark, settings, *quarantining, f"model.uri={good_uri}", "run.on_rerun=replace")
+    assert len(_table(spark, first.location, output_format)) == 10_000
+
+
+def test_a_replay_of_a_file_of_rows_is_a_file_beside_it(spark: SparkSession, settings: dict[str, Any], good_uri: str) -> None:
+    quarantining = ["errors.on_row_error=quarantine", "output.format=jsonl"]
+    first = _run(spark, settings, *quarantining)
+
+    second = replay(settings, overrides=[*quarantining, f"model.uri={good_uri}"], spark=spark)
+    third = replay(settings, overrides=[*quarantining, f"model.uri={good_uri}"], spark=spark)
+
+    assert second.location == first.location.replace("batch-infer-res.jsonl", "batch-infer-res.replay.jsonl")
+    assert third.outcome == "skipped"
+    assert sorted([*read(first.location)["x"], *read(second.location)["x"]]) == [float(x) for x in range(10_000)]
 
 
 def test_a_replay_gives_the_source_back_as_it_was(spark: SparkSession, config: Make, store: str) -> None:

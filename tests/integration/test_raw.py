@@ -393,6 +393,7 @@ class TestResolved:
         for given, message in (
             ("nett:Net", "python_class nett:Net: there is no module 'nett'; put nett.py beside the file, or install it"),
             ("net:Nett", "python_class net:Nett: net has no 'Nett'. Did you mean 'Net'?"),
+            ("net:torch", "python_class net:torch: net has no class or function 'torch', but a module."),
             (
                 "net:needs_more",
                 "python_class net:needs_more cannot be called without arguments: needs_more() missing 1 required positional",
@@ -401,6 +402,25 @@ class TestResolved:
             ("torch.nn:Identity", "its weights are not those of torch.nn:Identity: Unexpected key(s) in state_dict: "),
         ):
             assert self.refused(resolved, made.file, python_class=given).startswith(message)
+
+    def test_a_checkpoint_of_unknown_keys_is_refused(
+        self, resolved: Callable[..., ResolvedModel], iris: pd.DataFrame, tmp_path: Path
+    ) -> None:
+        torch.save({"net": _net(tmp_path).state_dict(), "epoch": 3}, tmp_path / "m.pt")
+
+        assert self.refused(resolved, tmp_path / "m.pt") == (
+            "holds a dict with the keys net, epoch, which is no state_dict; save the state_dict alone, or under the key state_dict or "
+            "model_state_dict or model"
+        )
+
+    def test_onnx_with_a_mapping_for_each_row_is_refused(
+        self, resolved: Callable[..., ResolvedModel], iris: pd.DataFrame, tmp_path: Path
+    ) -> None:
+        rows = iris[FEATURES].to_numpy(np.float32)
+        graph = to_onnx(LogisticRegression(max_iter=500).fit(rows, iris["target"]), rows[:1])
+        (tmp_path / "m.onnx").write_bytes(graph.SerializeToString())
+
+        assert self.refused(resolved, tmp_path / "m.onnx").endswith("skl2onnx's to_onnx(..., options={'zipmap': False})")
 
     def test_an_input_shape_that_does_not_fit_is_refused(
         self, resolved: Callable[..., ResolvedModel], iris: pd.DataFrame, tmp_path: Path
@@ -501,6 +521,30 @@ def test_a_later_model_does_not_get_the_earlier_ones_module(
         written.append(np.array(rows["prediction"].tolist()))
 
     np.testing.assert_array_equal(written[1], written[0] * 2)
+
+
+def test_a_network_of_doubles_gets_doubles(spark: SparkSession, config: Make, iris: pd.DataFrame, iris_path: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.jit.script(torch.nn.Linear(4, 3).double())  # type: ignore[no-untyped-call]
+    model.save(str(tmp_path / "model.pt"))
+    settings = config(
+        model={"uri": str(tmp_path / "model.pt"), "input_shape": [4]},
+        source={"path": str(iris_path)},
+        columns={"keys": ["id"], "select": FEATURES},
+    )
+
+    _, rows = _scored(spark, settings)
+
+    with torch.no_grad():
+        _assert_equal(rows["prediction"], model(torch.from_numpy(iris[FEATURES].to_numpy())).numpy())
+
+
+def test_torchscripts_own_reason_is_shown(spark: SparkSession, config: Make, iris: pd.DataFrame, iris_path: Path, tmp_path: Path) -> None:
+    made = _torchscript(iris, tmp_path)
+    model = {"uri": str(made.file), "result_type": "array<float>"}
+
+    with pytest.raises(ModelError, match=r"^the model failed to predict: RuntimeError: .*shapes cannot be multiplied"):
+        score(config(model=model, source={"path": str(iris_path)}, columns={"select": FEATURES[:3]}), spark=spark)
 
 
 def test_columns_of_any_type_reach_a_model_that_knows_only_their_names(

@@ -173,6 +173,7 @@ def test_an_mlflow_folder_is_registered_and_left_as_it_is(place: Path, store: st
         (["rent.pkl", "--name", "x", "--sample", "rows.csv", "--label", "floor"], 4, "--sample: it has not the model's input(s) 'floor'; "),
         (["rent.pkl", "--name", "x", "--label", "rent"], 2, "--label: names columns of --sample, which is not given"),
         (["rent.pkl", "--name", "x", "--columns", "rooms dubble"], 2, "--columns: got the type 'dubble'; expected one of double, float,"),
+        (["rent.pkl", "--name", "x", "--columns", "rooms double, rooms int"], 2, "--columns: 'rooms' is listed twice"),
         (["rent.pkl", "--name", "x", "--tag", "team"], 2, "--tag: got 'team'; expected KEY=VALUE"),
         (["rent.pkl", "--name", "x", "--python-class", "net"], 2, "--python-class: got 'net'; expected MODULE:CLASS"),
         (["rent.pkl", "--name", "x", "--input-shape", "1,a"], 2, "--input-shape: got '1,a'; expected positive numbers separated by commas"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,21 @@ def test_a_file_in_another_encoding_stops_the_run_by_name_and_nothing_is_written
         f"source.path: {tmp_path}/b.txt is no UTF-8 text (byte 0xe9 at position 7); set source.options.encoding, for example ISO-8859-1"
     )
     assert not Path(settings["output"]["path"]).exists()
+
+
+def test_a_file_in_another_encoding_is_quarantined(spark: SparkSession, config: Make, column_uri: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("The plot was warm.")
+    (tmp_path / "b.txt").write_bytes("The café scene was funny.".encode("latin-1"))
+    settings = config(
+        model={"uri": column_uri},
+        source={"path": f"{tmp_path}/*.txt", "format": "text_files"},
+        output={"path": str(tmp_path / "out"), "columns": ["path", "text"]},
+        errors={"on_row_error": "quarantine"},
+    )
+
+    result = score(settings, spark=spark)
+
+    assert written(spark, result.location)[["path", "text"]].to_numpy().tolist() == [[f"{tmp_path}/a.txt", "The plot was warm."]]
+    (failed,) = spark.read.format("delta").load(str(result.quarantine)).collect()
+    assert failed.error_message.startswith(f"source.path: {tmp_path}/b.txt is no UTF-8 text (byte 0xe9 at position 7)")
+    assert json.loads(failed.payload)["path"] == f"{tmp_path}/b.txt"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from pyspark import cloudpickle
 
-from lakescore.drift import counting
+from lakescore.drift import counting, profile
 from lakescore.drift.counting import Bins, Counter, Watch, add_up, to_bytes, watched
 
 BINS = {"x": Bins(edges=(-1.0, 2.0, 20))}
@@ -143,3 +147,20 @@ def test_elements_of_arrays() -> None:
     assert found[0] == 0.8
     assert np.isnan(found[1])
     assert np.isnan(found[2])
+
+
+def test_what_runs_on_executors_needs_no_lakescore_there(tmp_path: Path) -> None:
+    watch = Watch({"x": (BINS["x"], "x")}, {}, "value", "error")
+    columns = profile.counting.Columns(BINS, {"x": "c0"}, ("x",))
+    functions = [watched(iter, watch), counting.counter_of(columns), counting.passing(columns)]
+    (tmp_path / "functions").write_bytes(cloudpickle.dumps(functions))
+    code = (
+        "import pickle, sys, pandas as pd, pyarrow as pa\n"
+        "sys.modules['lakescore'] = None\n"
+        f"first, second, third = pickle.load(open({str(tmp_path / 'functions')!r}, 'rb'))\n"
+        "assert len(list(first(iter([pd.DataFrame({'x': [1.0]})])))) == 1\n"
+        "batch = pa.RecordBatch.from_pydict({'c0': [1.0, None], 'other': [1, 2]})\n"
+        "assert next(second(iter([batch]))).num_rows == 1\n"
+        "assert next(third(iter([batch]))).schema.names == ['other', '__lakescore_counted']\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -190,7 +190,9 @@ def test_a_worker_decodes_without_lakescore(tmp_path: Path) -> None:
     cloudpickle.register_pickle_by_value(decoding)
     options = ImageConfig(size=(2, 2), mode="L").model_dump()
     (tmp_path / "udf").write_bytes(
-        cloudpickle.dumps((decoding.image_decoder(options), decoding.text_decoder("UTF-8"), decoding.image_checker()))
+        cloudpickle.dumps(
+            [decoding.decoder(one) for one in (decoding.image_reader(options), decoding.text_reader("UTF-8"), decoding.image_bytes)]
+        )
     )
     (tmp_path / "a.png").write_bytes(encoded(Image.new("L", (2, 2), 7)))
     program = (

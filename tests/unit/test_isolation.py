@@ -122,6 +122,11 @@ def test_a_batch_that_fails_only_as_a_whole_has_no_bad_row() -> None:
     [
         (ValueError("two\n  lines"), "ValueError: two lines"),
         (KeyError(), "KeyError: no reason given"),
+        (OSError("no file caf\udce9.txt"), "OSError: no file caf\\udce9.txt"),
+        (
+            RuntimeError("It failed.\nTraceback of TorchScript (most recent call last):\n  <here>\nRuntimeError: odd shapes"),
+            "RuntimeError: RuntimeError: odd shapes",
+        ),
         (GuardError("model", "the model returned str"), "ModelError: the model returned str"),
     ],
 )

@@ -96,6 +96,7 @@ def test_every_way_to_have_a_run_is_accepted(loaded: Load, text: str) -> None:
         ),
         ("async def run(x): pass", "model.entry_script: score.py line 1: run(x) is a coroutine; write def, not async def"),
         ("def run(x): pass\ndef init(y): pass", "model.entry_script: score.py line 2: init(y) must be init()"),
+        ("def run(x): pass\0", "model.entry_script: score.py: source code string cannot contain null bytes"),
         ("def run(x):\n  return [\n", "model.entry_script: score.py line 2: '[' was never closed"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import shutil
@@ -236,6 +237,39 @@ def test_a_result_of_another_type_is_its_items_failure(job: Make) -> None:
 
     assert [row["r"] for row in rows] == [1, None]
     assert rows[1]["e"] == "WrongResult: run returned str 'two', which is no bigint (model.result_type)"
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "kept"),
+    [
+        (pa.int64(), "1.5", 2.0),
+        (pa.int64(), "True", 2),
+        (pa.date32(), "datetime.datetime(2026, 1, 31, 12)", datetime.date(2026, 1, 31)),
+        (pa.list_(pa.int64()), "[1, 2.5]", [1, 2.0]),
+        (pa.struct([("n", pa.int32())]), "{'n': 0.5}", {"n": 5.0}),
+    ],
+)
+def test_a_result_that_would_become_another_value_is_its_items_failure(job: Make, kind: pa.DataType, given: str, kept: Any) -> None:
+    shape = {"list": "array", "struct": "struct"}.get(str(kind).partition("<")[0], "scalar")
+    made = job(f"import datetime\ndef run(batch):\n    return [{given}, {kept!r}]\n", result_type=kind, shape=shape)
+
+    rows = run(made, [1, 2])
+
+    assert [row["r"] for row in rows] == [None, kept]
+    assert rows[0]["e"].startswith("WrongResult: run returned ")
+    assert rows[1]["e"] is None
+
+
+def test_an_exception_may_name_a_file_that_is_no_utf8(job: Make) -> None:
+    made = job("import os\ndef run(batch):\n    open(os.fsdecode(b'caf\\xe9.txt'))\n")
+
+    assert run(made, [1])[0]["e"] == "FileNotFoundError: [Errno 2] No such file or directory: 'caf\\udce9.txt'"
+
+
+def test_a_script_may_close_its_standard_output(job: Make) -> None:
+    made = job("import sys\nsys.stdout.close()\ndef run(batch):\n    return [7]\n")
+
+    assert run(made, [1])[0]["r"] == 7
 
 
 def test_results_of_wrong_type_are_not_tried_again(job: Make) -> None:

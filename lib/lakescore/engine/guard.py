@@ -23,7 +23,7 @@ import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 
-from .isolation import NUMPY_TYPE, VALUE_FIELD, first_bad_row, isolate, shown
+from .isolation import NUMPY_TYPE, VALUE_FIELD, first_bad_row, isolate, reason, shown
 
 # Columns beside the features: what is wrong with the row already, and its keys. No model sees them.
 OWN = "__lakescore_"
@@ -504,5 +504,5 @@ def _name(declared: Any) -> str:
 
 
 def _say(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = reason(error)
     return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"

@@ -83,8 +83,16 @@ def shown(row: Any) -> str:
 def describe(error: BaseException) -> str:
     """``Class: message``, on one line."""
     kind = getattr(error, "kind", None)
-    text = getattr(error, "text", None) if kind else " ".join(str(error).split())
+    text = getattr(error, "text", None) if kind else " ".join(reason(error))
     return f"{kind or type(error).__name__}: {text or 'no reason given'}"
+
+
+def reason(error: BaseException) -> list[str]:
+    """The lines of an exception's message that have a word; of TorchScript's, which has its own traceback in it, the last one."""
+    # Arrow does not hold the half characters that Python makes of file names in no UTF-8.
+    text = str(error).encode("utf-8", "backslashreplace").decode("utf-8")
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    return lines[-1:] if any(line.startswith("Traceback of TorchScript") for line in lines) else lines
 
 
 def _failure(frame: pd.DataFrame, rows: np.ndarray[Any, Any], predict: Predict) -> Exception | None:

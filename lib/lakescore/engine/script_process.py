@@ -69,7 +69,6 @@ def main() -> None:
             reply = script.answer(request)
         except BaseException as error:  # sys.exit() in run() is a failure of the mini-batch too
             reply = failure(error, job["folder"])
-        sys.stdout.flush()
         connection.send(reply)
 
 
@@ -326,11 +325,16 @@ def failure(error: BaseException, folder: str) -> dict[str, Any]:
     text = [*traceback.format_list(own), *traceback.format_exception_only(type(error), error)]
     return {
         "class": name if module in ("builtins", "__main__") else f"{module}.{name}",
-        "message": error.msg if isinstance(error, SyntaxError) else str(error),
+        "message": _printable(error.msg if isinstance(error, SyntaxError) else str(error)),
         "file": file,
         "line": line,
-        "trace": "Traceback (most recent call last):\n" + "".join(text).replace(root, ""),
+        "trace": "Traceback (most recent call last):\n" + _printable("".join(text)).replace(root, ""),
     }
+
+
+def _printable(text: str) -> str:
+    """The text without the half characters that Python makes of file names in no UTF-8, which Arrow does not hold."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from multiprocessing.connection import Connection
 from typing import Any
 from urllib.parse import unquote
@@ -330,7 +331,13 @@ def map_group(key: Sequence[pa.Scalar], table: pa.Table, job: dict[str, Any]) ->
     """All rows of one key, as one mini-batch."""
     names = job["partition_keys"]
     with _worker(job).in_use() as worker:
-        return Runner(job).with_results(worker, table, dict(zip(names, [value.as_py() for value in key], strict=True)))
+        answered = Runner(job).with_results(worker, table, dict(zip(names, [value.as_py() for value in key], strict=True)))
+    # Spark gives times in the session's zone, and takes them back in UTC alone.
+    return answered.cast(pa.schema([field.with_type(_in_utc(field.type)) for field in answered.schema]))
+
+
+def _in_utc(kind: pa.DataType) -> pa.DataType:
+    return pa.timestamp(kind.unit, "UTC") if pa.types.is_timestamp(kind) and kind.tz is not None else kind
 
 
 def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -526,11 +533,22 @@ def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
         odd = next((value for value in values if value is not None and (not isinstance(value, dict) or set(value) != names)), None)
         if odd is not None:
             raise TypeError(f"{odd!r} has not exactly the fields {', '.join(sorted(names))}")
-    if pa.types.is_boolean(kind) or pa.types.is_floating(kind) or pa.types.is_integer(kind):
-        odd = next((v for v in values if v is not None and isinstance(v, bool) != pa.types.is_boolean(kind)), None)
-        if odd is not None:
-            raise TypeError(f"{odd!r} is no {kind}")
+    odd = next((value for value in values if _would_change(value, kind)), None)
+    if odd is not None:
+        raise TypeError(f"{odd!r} is no {kind}")
     return pa.array(values, kind)
+
+
+def _would_change(value: Any, kind: pa.DataType) -> bool:
+    """Whether Arrow would take a value for another one: 1.5 for 1, True for 1, a time for its date."""
+    if pa.types.is_struct(kind) and isinstance(value, dict):
+        return any(_would_change(value.get(kind.field(i).name), kind.field(i).type) for i in range(kind.num_fields))
+    if pa.types.is_list(kind) and isinstance(value, list):
+        return any(_would_change(item, kind.value_type) for item in value)
+    if pa.types.is_boolean(kind) or pa.types.is_floating(kind) or pa.types.is_integer(kind):
+        is_fraction = pa.types.is_integer(kind) and isinstance(value, float) and not value.is_integer()
+        return value is not None and (isinstance(value, bool) != pa.types.is_boolean(kind) or is_fraction)
+    return pa.types.is_date(kind) and isinstance(value, datetime)
 
 
 class Outcome:

@@ -293,7 +293,10 @@ def _load_torch(file: Path, label: str, python_class: str | None) -> Any:
         raise ModelError(f"{label} holds {_article(type(loaded).__name__)}; expected a torch.nn.Module or a state_dict")
     state = next((loaded[key] for key in _CHECKPOINT_KEYS if isinstance(loaded.get(key), dict)), loaded)
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ModelError(f"{label} holds a dict with the keys {listing(loaded)}, which is no state_dict")
+        raise ModelError(
+            f"{label} holds a dict with the keys {listing(loaded)}, which is no state_dict; save the state_dict alone, or under the key "
+            f"{' or '.join(_CHECKPOINT_KEYS)}"
+        )
     if python_class is None:
         raise ModelError(
             f"{label} is a state_dict, which has the weights and not the module: name its class as module:Class (model.python_class, "
@@ -317,9 +320,11 @@ def _make(python_class: str, label: str) -> Any:
         ) from error
     maker = getattr(module, attribute, None)
     if not callable(maker):
-        raise ModelError(
-            f"{label}: python_class {python_class}: {module_name} has no {attribute!r}.{did_you_mean(attribute, vars(module))}"
+        found = (
+            f"has no {attribute!r}" if maker is None else f"has no class or function {attribute!r}, but {_article(type(maker).__name__)}"
         )
+        callables = [name for name, value in vars(module).items() if callable(value)]
+        raise ModelError(f"{label}: python_class {python_class}: {module_name} {found}.{did_you_mean(attribute, callables)}")
     try:
         made = maker()
     except TypeError as error:

@@ -101,7 +101,9 @@ def by_sample(folder: Path, sample: pd.DataFrame, labels: Sequence[str], label: 
         raw = mlflow.pyfunc.load_model(str(folder), suppress_warnings=True).predict(features)
         inputs = infer_signature(features).inputs
     except Exception as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+        # MLflow shows the whole sample before it says what is wrong with it.
+        text = str(error).rpartition(". Error: ")[2]
+        reason = next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
         raise ModelError(
             f"{label} does not predict for the sample ({listing(features.columns, 12)}): {type(error).__name__}: {reason}; drop what is no "
             "feature by --label"
@@ -139,6 +141,10 @@ def by_columns(columns: str, result: str | None) -> ModelSignature:
         if not found:
             raise ConfigError(f'--columns: got {text.strip()!r}; expected a name and a type, as in "a double, `b c` string"')
         specs.append(ColSpec(_type(found["type"], "--columns"), found["quoted"] or found["plain"].rstrip(":")))
+    names = [spec.name for spec in specs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"--columns: {twice!r} is listed twice")
     outputs = Schema([ColSpec(_type(result, "--result"))]) if result is not None else None
     return ModelSignature(inputs=Schema(specs), outputs=outputs)
 

@@ -157,7 +157,8 @@ def _check(path: Path) -> None:
     try:
         tree = ast.parse(path.read_bytes(), filename=path.name)
     except SyntaxError as error:
-        raise ModelError(f"model.entry_script: {path.name} line {error.lineno}: {error.msg}") from error
+        line = f" line {error.lineno}" if error.lineno else ""  # of null bytes Python does not say where
+        raise ModelError(f"model.entry_script: {path.name}{line}: {error.msg}") from error
     except ValueError as error:
         raise ModelError(f"model.entry_script: {path.name} is no Python file: {error}") from error
     functions = {node.name: node for node in _top_level(tree.body) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}

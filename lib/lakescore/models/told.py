@@ -5,7 +5,7 @@
 | scikit-learn      | ``feature_names_in_`` (no types), or ``n_features_in_`` doubles | a row of zeros predicted, or ``classes_`` |
 | XGBoost, LightGBM | its feature names, or as many doubles                       | a row of zeros predicted                    |
 | ONNX              | its graph's; doubles for floats, which MLflow casts         | two rows of zeros predicted                 |
-| PyTorch           | nothing, or floats of the ``input_shape`` that is given     | two rows of zeros predicted, with a shape   |
+| PyTorch           | nothing, or floats (doubles, as its weights) of ``input_shape`` | two rows of zeros predicted, with a shape   |
 """
 
 from __future__ import annotations
@@ -161,10 +161,11 @@ def by_torch(model: Any, shape: Sequence[int] | None) -> Told:
     import torch
 
     model.eval()
+    kind = "float64" if any(weights.dtype == torch.float64 for weights in model.parameters()) else "float32"
     with torch.no_grad():
-        result = model(torch.zeros((2, *shape), dtype=torch.float32))
+        result = model(torch.zeros((2, *shape), dtype=getattr(torch, kind)))
     outputs = tensor_schema({"": result.numpy()}, rows=2) if isinstance(result, torch.Tensor) else None
-    return Told(Schema([TensorSpec(np.dtype("float32"), (-1, *shape))]), outputs)
+    return Told(Schema([TensorSpec(np.dtype(kind), (-1, *shape))]), outputs)
 
 
 _ONNX_TYPES = {
@@ -183,9 +184,15 @@ def by_onnx(session: Any, label: str) -> Told:
     """What the graph of an ``onnxruntime.InferenceSession`` tells.
 
     Raises:
-        ModelError: its first dimension, which must be the rows', is fixed.
+        ModelError: its first dimension, which must be the rows', is fixed; or an output is a mapping for each row.
     """
     inputs = session.get_inputs()
+    for one in session.get_outputs():
+        if one.type.startswith("seq(map("):
+            raise ModelError(
+                f"{label} gives a mapping of classes to probabilities for each row (output {one.name!r}), which mlflow.pyfunc.spark_udf "
+                "cannot return; export it with them as an array: skl2onnx's to_onnx(..., options={'zipmap': False})"
+            )
     for one in inputs:
         if one.shape and isinstance(one.shape[0], int) and one.shape[0] > 0:
             raise ModelError(

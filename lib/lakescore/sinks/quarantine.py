@@ -16,7 +16,7 @@ from pyspark.sql import types as T
 from lakescore import storage
 from lakescore.catalog import quote_table
 from lakescore.config import ErrorsConfig, OutputConfig, SourceConfig
-from lakescore.errors import ConfigError, InputError
+from lakescore.errors import ConfigError, InputError, OutputError
 from lakescore.failures import translated
 from lakescore.schema import BATCH, PARTITION, column
 from lakescore.sinks.base import Batch
@@ -103,7 +103,37 @@ def source_rows(spark: SparkSession, quarantine: OutputConfig, batch_id: str) ->
     return rows, str(kinds[0][PARTITION])
 
 
+def replay_of(batch_id: str) -> str:
+    """The batch that the quarantined rows of another become."""
+    return f"{batch_id}.replay"
+
+
+def refuse_replayed(spark: SparkSession, output: OutputConfig, batch: Batch) -> None:
+    """Refuse to replace a batch whose quarantined rows were replayed: they would be there twice.
+
+    Args:
+        spark: the session.
+        output: the section ``output``, whose table has the batch.
+        batch: what is to be replaced.
+
+    Raises:
+        OutputError: rows of the replay are in the table.
+    """
+    replayed = replay_of(batch.batch_id)
+    if output.is_row_file:
+        return  # a file holds one batch, and the replay's is another
+    where = output.table or storage.absolute(output.path or "")
+    with translated(f"output: {where} cannot be read", OutputError):
+        rows = _open(spark, output).where(F.col(BATCH) == F.lit(replayed)).limit(1).toArrow()
+    if rows.num_rows:
+        raise OutputError(
+            f"run.on_rerun: the quarantined rows of the batch {batch.batch_id} were replayed as {replayed} and would be there twice; "
+            f"remove those from {where} first ({BATCH} = '{replayed}')"
+        )
+
+
 def _open(spark: SparkSession, quarantine: OutputConfig) -> DataFrame:
+    """A table of batches, the quarantine or the output."""
     if quarantine.table is not None:
         return spark.read.table(quote_table("errors.quarantine", quarantine.table))
     path = quarantine.path or ""
