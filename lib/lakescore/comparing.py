@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +37,7 @@ def statistics(
         InputError: it cannot be read, or has not a column.
     """
     df = references.read(spark or _session(data), data, f"{where}: {redact(data)}")
+    _refuse_unknown(df.columns, labels, drop)
     return profile.statistics_of(df, _columns(df, labels, drop), redact(data))
 
 
@@ -72,14 +73,20 @@ def compare(
         known = references.stored(reference, client, None, folder, where)
     spark = spark or _session(data, reference)
     df = references.read(spark, data, f"DATA: {redact(data)}")
-    columns = _columns(df, labels, drop)
     if known is None:
         rows = references.read(spark, reference, where)
-        common = [replace(one, column=column(one.name).try_cast(one.type)) for one in columns if one.name in rows.columns]
-        known = profile.statistics_of(rows, common, redact(reference))
+        _refuse_unknown([*df.columns, *rows.columns], labels, drop)
+        types = {field.name: field.dataType for field in df.schema.fields}
+        expected = [
+            profile.of_reference(one.name, one.role, one.type, types.get(one.name), one.column) for one in _columns(rows, labels, drop)
+        ]
+        known = profile.statistics_of(rows, expected, redact(reference))
+    else:
+        _refuse_unknown([*df.columns, *known.columns], labels, drop)
+        known = replace(known, columns={name: one for name, one in known.columns.items() if name not in drop})
     # Without a model there are no predictions to speak of: columns of that role are compared as what they are called.
     roles = {name: one.role for name, one in known.columns.items()}
-    columns = [replace(one, role=roles.get(one.name, one.role)) for one in columns]
+    columns = [replace(one, role=roles.get(one.name, one.role)) for one in _columns(df, labels, drop)]
     batch = profile.compared(df, columns, known, redact(data))
     return analyse(batch, known, thresholds), batch
 
@@ -89,12 +96,15 @@ def _session(*names: str) -> SparkSession:
     return session.open_session(SparkConfig(), "lakescore-drift", tables=any(is_table))
 
 
-def _columns(df: DataFrame, labels: Collection[str], drop: Collection[str]) -> list[Monitored]:
-    for option, names in (("--label", labels), ("--drop", drop)):
-        for name in names:
-            if name not in df.columns:
-                hint = did_you_mean(name, df.columns) or f" It has {listing(df.columns, 12)}."
+def _refuse_unknown(names: Sequence[str], labels: Collection[str], drop: Collection[str]) -> None:
+    for option, given in (("--label", labels), ("--drop", drop)):
+        for name in given:
+            if name not in names:
+                hint = did_you_mean(name, names) or f" There are {listing(dict.fromkeys(names), 12)}."
                 raise InputError(f"{option}: there is no column {name!r}.{hint}")
+
+
+def _columns(df: DataFrame, labels: Collection[str], drop: Collection[str]) -> list[Monitored]:
     fields = [field for field in df.schema.fields if field.name not in drop]
     return [Monitored(one.name, "label" if one.name in labels else "feature", one.dataType, column(one.name)) for one in fields]
 

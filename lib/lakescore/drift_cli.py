@@ -106,6 +106,8 @@ def _drift_options(argv: Sequence[str]) -> argparse.Namespace:
 def _drift(options: argparse.Namespace) -> int:
     if (options.history is None) == (options.data is None) or (options.data is None) != (options.reference is None):
         raise ConfigError("drift: give DATA and --reference, or --history; see lakescore drift --help")
+    if options.history is not None and (options.label or options.drop or options.tracking_uri or options.on_drift == "fail"):
+        raise ConfigError("--history: shows what scoring runs have found; --label, --drop, --on-drift and --tracking-uri are for DATA")
     from lakescore import comparing
 
     limits, folder = comparing.thresholds(options.possible_threshold, options.detected_threshold), Path(options.output)

@@ -11,7 +11,7 @@ import base64
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +232,7 @@ def _of_data(plan: Plan, given: str, where: str) -> Statistics:
     for one in all_monitored(plan, 0):
         name = written.get(one.name) if one.role == "prediction" else made_of.get(one.name) or one.name
         if name in df.columns:
-            found.append(replace(one, column=column(str(name)).try_cast(one.type)))
+            found.append(profile.of_reference(one.name, one.role, df.schema[str(name)].dataType, one.type, column(str(name))))
     return profile.statistics_of(df, found, redact(given))
 
 

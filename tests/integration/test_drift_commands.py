@@ -40,6 +40,36 @@ def test_two_data_sets(spark: SparkSession, folders: Path, capsys: Streams, tmp_
     assert {name: one["role"] for name, one in results["columns"].items()} == {"x": "feature", "s": "feature", "y": "label"}
 
 
+def test_a_reference_of_text_is_read_as_the_batch_and_other_kinds_are_not_compared(
+    spark: SparkSession, folders: Path, tmp_path: Path
+) -> None:
+    train = pd.read_parquet(folders / "train").assign(y=pd.Timestamp("2026-01-01").date())
+    train.drop(columns="y").to_csv(tmp_path / "train.csv", index=False)
+    assert main(["drift", str(folders / "same"), "--reference", str(tmp_path / "train.csv"), "--output", str(tmp_path / "text")]) == 0
+    columns = json.loads((tmp_path / "text" / "drift_results.json").read_text(encoding="utf-8"))["columns"]
+    assert columns["x"]["drift"] < 0.1
+    train.to_parquet(tmp_path / "train.parquet", index=False)
+    given = ["--reference", str(tmp_path / "train.parquet"), "--output", str(tmp_path / "kinds")]
+    assert main(["drift", str(folders / "same"), *given]) == 0
+    columns = json.loads((tmp_path / "kinds" / "drift_results.json").read_text(encoding="utf-8"))["columns"]
+    assert columns["y"]["not_analysed"] == "in the reference, it is constant (20454)"
+
+
+def test_columns_of_one_side_alone_and_columns_left_out(spark: SparkSession, folders: Path, capsys: Streams, tmp_path: Path) -> None:
+    part = tmp_path / "part.parquet"
+    pd.read_parquet(folders / "same").drop(columns=["s", "y"]).assign(new=1.0).to_parquet(part, index=False)
+    given = ["drift", str(part), "--reference", str(folders / "train"), "--output", str(tmp_path / "report")]
+    assert main([*given, "--label", "y", "--drop", "s"]) == 0
+    columns = json.loads((tmp_path / "report" / "drift_results.json").read_text(encoding="utf-8"))["columns"]
+    assert {name: one["not_analysed"] for name, one in columns.items()} == {
+        "x": None,
+        "y": "the batch has no such column",
+        "new": "the reference has no such column",
+    }
+    assert main([*given, "--drop", "z"]) == 4
+    assert "--drop: there is no column 'z'" in capsys.readouterr().err
+
+
 def test_data_that_has_moved_fails_where_it_is_to(spark: SparkSession, folders: Path, capsys: Streams, tmp_path: Path) -> None:
     file = tmp_path / "train.json"
     assert main(["stats", str(folders / "train"), "--output", str(file), "--label", "y"]) == 0
@@ -61,6 +91,7 @@ def test_data_that_has_moved_fails_where_it_is_to(spark: SparkSession, folders: 
         (["drift", "./a", "--reference", "./b", "--possible-threshold", "0.8"], 2, "possible_threshold"),
         (["drift", "./a", "--reference", "./b"], 4, "DATA: ./a does not exist"),
         (["drift", "--history", "./nowhere"], 4, "--history: ./nowhere"),
+        (["drift", "--history", "./nowhere", "--drop", "x"], 2, "--history: shows what scoring runs have found"),
         (["stats", "./a"], 2, "--output: is required without --model"),
         (["stats", "./nowhere", "--output", "out.json"], 4, "DATA: ./nowhere"),
     ],

@@ -83,6 +83,22 @@ class Monitored:
         return self.column.cast("double")
 
 
+def of_reference(name: str, role: str, found: T.DataType, wanted: T.DataType | None, values: Column) -> Monitored:
+    """A column of reference data, to be compared with one of type ``wanted``: text is read as that, all else counts as what it is.
+
+    Args:
+        name: in the statistics.
+        role: of the column.
+        found: its type.
+        wanted: the type of the column of the batch; None where it has none.
+        values: its values.
+    """
+    is_text = isinstance(found, T.StringType)
+    if wanted is None or not is_text or not isinstance(wanted, T.AtomicType) or isinstance(wanted, (T.StringType, T.BinaryType)):
+        return Monitored(name, role, found, values)
+    return Monitored(name, role, wanted, values.try_cast(wanted))
+
+
 def bins_of(reference: ColumnStatistics, monitored: Monitored) -> Bins:
     """What a column is counted over so that it can be compared with the reference; nothing in particular where it cannot be."""
     is_text = monitored.kind == "text"
