@@ -51,6 +51,7 @@ def test_what_is_written_is_read() -> None:
     [
         ("{", "file is no JSON"),
         ("[]", "holds no statistics"),
+        ("[" * 100_000, "is no JSON"),
         ('{"rows": 1}', "holds no statistics"),
         ('{"lakescore_statistics": 2}', "version 2"),
         ('{"lakescore_statistics": 1, "rows": -1, "columns": {}}', "'rows'"),
@@ -76,12 +77,38 @@ def test_a_file_that_is_none(text: str, told: str) -> None:
         ({"edges": [0, 1, 2], "counts": [0, 0]}, "nothing was counted"),
         ({"edges": [0, 1, 2], "counts": [1, -1]}, "whole numbers"),
         ({"edges": [0, 1, 2], "counts": [1, 0.5]}, "whole numbers"),
+        ({"edges": [0, 1, 2], "counts": [1, 10**400]}, "whole numbers"),
+        ({"edges": [0, 1, 10**400], "counts": [1, 2]}, "finite"),
+        ([0, 1], "expected a mapping, given list"),
+        ("none", "expected a mapping, given str"),
     ],
 )
 def test_a_malformed_histogram_is_not_analysed_and_says_why(histogram: dict[str, Any], why: str) -> None:
     column = from_json(json.dumps(_tree(histogram=histogram)), "file").columns["x"]
     assert column.histogram is None
     assert why in str(column.not_analysed)
+
+
+@pytest.mark.parametrize("quantiles", [[1, 2], "half"])
+def test_malformed_quantiles_are_named(quantiles: Any) -> None:
+    column = from_json(json.dumps(_tree(quantiles=quantiles)), "file").columns["x"]
+    assert "expected a mapping" in str(column.not_analysed)
+
+
+@pytest.mark.parametrize(
+    "values", [["a", 1], [["a"], ["b"]], [{"a": 1}, "b"], [None, "a"], ["a", "a"], [0.5, 1.5], [float("nan"), 1], [10**400, 1], [True, 1]]
+)
+def test_categories_of_no_one_kind_are_not_analysed(values: list[Any]) -> None:
+    column = from_json(json.dumps(_tree(categories={"values": values, "counts": [1, 2]})), "file").columns["x"]
+    assert column.categories is None
+    assert "all texts, all booleans or all whole numbers" in str(column.not_analysed)
+
+
+@pytest.mark.parametrize("name", ["mean", "std", "min", "max", "distinct"])
+@pytest.mark.parametrize("value", [10**400, float("nan"), "much", [1], True])
+def test_a_number_that_is_none_is_left_out(name: str, value: Any) -> None:
+    column = from_json(json.dumps(_tree(**{name: value})), "file").columns["x"]
+    assert getattr(column, name) is None
 
 
 def test_malformed_categories_are_not_analysed() -> None:

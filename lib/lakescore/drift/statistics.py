@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -142,7 +143,7 @@ def from_json(text: str, where: str) -> Statistics:
     """
     try:
         tree = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is no JSON: {error}") from error
     if not isinstance(tree, dict) or MARK not in tree:
         raise InputError(f"{where} holds no statistics: {MARK!r} is not in it; make them with lakescore stats")
@@ -179,14 +180,15 @@ def _from_tree(tree: Any, where: str) -> ColumnStatistics:
     if not isinstance(tree, dict) or not all(_is_count(tree.get(name, 0)) for name in _COUNTS) or tree.get("role") not in ROLES:
         raise InputError(f"{where}: expected 'role' ({', '.join(ROLES)}), 'type' and the counts {', '.join(_COUNTS)}")
     why, histogram, categories = tree.get("not_analysed"), None, None
-    if why is None:
-        try:
+    quantiles: dict[str, float] = {}
+    try:
+        quantiles = {str(q): float(v) for q, v in _mapping(tree.get("quantiles", {})).items() if _is_number(v)}
+        if why is None:
             histogram, categories = _histogram(tree.get("histogram")), _categories(tree.get("categories"))
             why = None if histogram or categories else "its statistics have neither histogram nor categories"
-        except ValueError as error:
-            why = f"its statistics are malformed: {error}"
+    except ValueError as error:
+        why = f"its statistics are malformed: {error}"
     numbers = {name: float(tree[name]) for name in _NUMBERS if _is_number(tree.get(name))}
-    quantiles = {str(q): float(v) for q, v in (tree.get("quantiles") or {}).items() if _is_number(v)}
     return ColumnStatistics(
         role=tree["role"],
         type=str(tree.get("type", "")),
@@ -195,7 +197,7 @@ def _from_tree(tree: Any, where: str) -> ColumnStatistics:
         std=numbers.get("std"),
         min=numbers.get("min"),
         max=numbers.get("max"),
-        distinct=tree.get("distinct"),
+        distinct=tree["distinct"] if _is_count(tree.get("distinct")) else None,
         quantiles=quantiles,
         histogram=histogram,
         categories=categories,
@@ -206,24 +208,30 @@ def _from_tree(tree: Any, where: str) -> ColumnStatistics:
 def _histogram(tree: Any) -> Histogram | None:
     if tree is None:
         return None
+    tree = _mapping(tree)
     edges, counts = tree.get("edges"), tree.get("counts")
     if not isinstance(edges, list) or not isinstance(counts, list) or len(edges) != len(counts) + 1 or not counts:
         raise ValueError("a histogram has one edge more than counts")
-    if not all(map(_is_number, edges)) or not (np.diff(edges) > 0).all():
+    if not all(map(_is_number, edges)) or not (np.diff(edges := [float(edge) for edge in edges]) > 0).all():
         raise ValueError("the edges of a histogram are finite numbers that rise")
     if not np.allclose(np.diff(edges), (edges[-1] - edges[0]) / len(counts), rtol=1e-6):
         raise ValueError("the bins of a histogram have the same width")
     sides = [tree.get("underflow", 0), tree.get("overflow", 0)]
     _check_counts([*counts, *sides])
-    return Histogram(tuple(map(float, edges)), tuple(counts), *sides)
+    return Histogram(tuple(edges), tuple(counts), *sides)
 
 
 def _categories(tree: Any) -> Categories | None:
     if tree is None:
         return None
+    tree = _mapping(tree)
     values, counts, other = tree.get("values"), tree.get("counts"), tree.get("other", 0)
-    if not isinstance(values, list) or not isinstance(counts, list) or len(values) != len(counts) or len(set(values)) != len(values):
-        raise ValueError("categories have distinct values and a count for each")
+    if not isinstance(values, list) or not isinstance(counts, list) or len(values) != len(counts) or not values:
+        raise ValueError("categories have values and a count for each")
+    kinds = {type(value) for value in values}
+    is_one_kind = kinds in ({str}, {bool}) or (kinds == {int} and all(map(_is_number, values)))
+    if not is_one_kind or len(set(values)) != len(values):
+        raise ValueError("categories are distinct values, all texts, all booleans or all whole numbers")
     _check_counts([*counts, other])
     return Categories(tuple(values), tuple(counts), other)
 
@@ -235,9 +243,16 @@ def _check_counts(counts: list[Any]) -> None:
         raise ValueError("nothing was counted")
 
 
+def _mapping(tree: Any) -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        raise ValueError(f"expected a mapping, given {type(tree).__name__}")
+    return tree
+
+
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a number that a double can hold; NaN and infinity are none, and no JSON either."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
