@@ -69,7 +69,7 @@ def _stats(options: argparse.Namespace) -> int:
 
         drop = [f"columns.drop=[{','.join(options.drop)}]"] if options.drop else []
         config = training.configured(options.config, [*drop, *options.overrides], options.model, options.data, options.label)
-        found, pinned = training.statistics(config)
+        found, pinned = training.statistics(config, "DATA")
         where = options.output or training.keep(found, pinned, config)
     if options.output is not None:
         Path(options.output).write_text(found.to_json(), encoding="utf-8")

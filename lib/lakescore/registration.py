@@ -5,12 +5,10 @@ from __future__ import annotations
 import shlex
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from lakescore import tracking, training
 from lakescore.config import TrackingConfig
-from lakescore.models import sample
 from lakescore.models.register import Registered, Registration
 from lakescore.models.register import register as register_version
 from lakescore.models.signature import convert
@@ -28,7 +26,6 @@ def register(registration: Registration, config: TrackingConfig | None = None) -
         LakescoreError: one line that says what is wrong.
     """
     config = config or TrackingConfig()
-    registration = _with_sample(registration)
     client = tracking.client_for(config)
     scratch = Path(tempfile.mkdtemp(prefix="lakescore-"))
     try:
@@ -44,20 +41,11 @@ def register(registration: Registration, config: TrackingConfig | None = None) -
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _with_sample(registration: Registration) -> Registration:
-    """A training set that is a file gives the signature too, where nothing else does."""
-    given = registration.training_set
-    says = registration.sample or registration.columns or registration.result
-    if given is None or says or not sample.can_read(given):
-        return registration
-    return replace(registration, sample=given)
-
-
 def _statistics(registration: Registration, folder: Path, config: TrackingConfig) -> str:
     assert registration.training_set is not None, "asked by the caller"
     # The defaults of a session's labels: what is no feature of the model, and no label, is not counted.
     configured = training.configured((), (), str(folder), registration.training_set, registration.labels)
-    found, _ = training.statistics(configured.model_copy(update={"tracking": config}))
+    found, _ = training.statistics(configured.model_copy(update={"tracking": config}), "--training-set")
     return found.to_json()
 
 

@@ -53,14 +53,12 @@ def configured(files: Sequence[str], overrides: Sequence[str], model: str, data:
     return compose(files, [*overrides, *_WITHOUT], given)
 
 
-def statistics(
-    config: ScoreConfig,
-    spark: SparkSession | None = None,
-) -> tuple[Statistics, str]:
+def statistics(config: ScoreConfig, where: str, spark: SparkSession | None = None) -> tuple[Statistics, str]:
     """Count a data set as a scoring run would see it: the model's features, the labels, and the model's predictions.
 
     Args:
         config: made by ``configured``.
+        where: how errors name the data.
         spark: the session to use.
 
     Returns:
@@ -71,7 +69,7 @@ def statistics(
     """
     scratch = Path(tempfile.mkdtemp(prefix="lakescore-"))
     try:
-        with tracking.quiet_mlflow():
+        with tracking.quiet_mlflow(), references.named(where):
             return _statistics(config, tracking.client_for(config.tracking), spark, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
