@@ -27,7 +27,7 @@ from lakescore.drift.counting import COUNTED_FIELD, Bins, Watch
 from lakescore.drift.profile import Monitored
 from lakescore.drift.statistics import FILE, Statistics, from_json
 from lakescore.engine.isolation import ERROR_FIELD, VALUE_FIELD
-from lakescore.errors import ConfigError
+from lakescore.errors import ConfigError, InputError
 from lakescore.planning import OWN, PREDICTION, Plan
 from lakescore.redact import redact
 from lakescore.schema import TIMESTAMPS, column, is_same
@@ -198,7 +198,16 @@ def _reference(plan: Plan, client: MlflowClient, registry_uri: str | None, scrat
     given = plan.config.drift.reference
     if given is None:
         kept = plan.model.path / FILE
-        return (from_json(kept.read_text(encoding="utf-8"), f"{FILE} of {plan.model.uri}"), plan.model.uri) if kept.is_file() else None
+        if not kept.is_file():
+            return None
+        try:
+            return from_json(kept.read_text(encoding="utf-8", errors="replace"), f"{FILE} of {plan.model.uri}"), plan.model.uri
+        except InputError as error:
+            if plan.config.drift.enabled or plan.config.drift.on_drift == "fail":
+                raise
+            # Nobody asked for them, and the batch is as good without.
+            log.warning("drift: the model's statistics cannot be used: %s", error)
+            return None
     where = f"drift.reference: {redact(given)}"
     found = references.stored(given, client, registry_uri, scratch / "reference", where)
     return (found if found is not None else _of_data(plan, given, where)), redact(given)
