@@ -175,7 +175,7 @@ def _register_options(argv: Sequence[str]) -> argparse.Namespace:
     add("--tag", action="append", default=[], metavar="KEY=VALUE", help="tag of the new version; may be repeated")
     add("--description", help="description of the new version")
     add("--sample", metavar="FILE", help="Parquet, CSV or JSON file; its columns and predictions give the signature")
-    add("--label", action="append", default=[], metavar="COLUMN", help="column of the sample that is no input; may be repeated")
+    add("--label", action="append", default=[], metavar="COLUMN", help="column of sample or training set that is no input; repeatable")
     add("--training-set", metavar="DATA", help="path or table of the training data: its statistics are kept with the version, for drift")
     add("--columns", metavar="'a double, b string'", help="the inputs, where there is no sample")
     add("--result", metavar="TYPE", help="the type of one row's prediction, where there is no sample")

@@ -66,7 +66,7 @@ def _stats(options: argparse.Namespace) -> int:
         from lakescore import training
 
         config = training.configured(options.config, options.overrides, options.model, options.data, options.label, options.drop)
-        found, pinned = training.statistics(config)
+        found, pinned = training.statistics(config, "DATA")
         where = options.output or training.keep(found, pinned, config)
     if options.output is not None:
         Path(options.output).write_text(found.to_json(), encoding="utf-8")

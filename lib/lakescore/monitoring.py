@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from lakescore.drift.counting import COUNTED_FIELD, Bins, Watch
 from lakescore.drift.profile import Monitored
 from lakescore.drift.statistics import FILE, Statistics, from_json
 from lakescore.engine.isolation import ERROR_FIELD, VALUE_FIELD
-from lakescore.errors import ConfigError
+from lakescore.errors import ConfigError, InputError
 from lakescore.planning import OWN, PREDICTION, Plan
 from lakescore.redact import redact
 from lakescore.schema import TIMESTAMPS, column, is_same
@@ -48,7 +48,8 @@ class Monitor:
         reference: what the batch is compared with; described: where it is from.
         monitored: the columns of both; bins: what each is counted over; strangers: columns that cannot be
             counted, or that the reference has not.
-        beside: fields to add to the model's input, which no model sees: the columns that pandas would not have as they are counted.
+        beside: fields to add to the model's input, which no model sees: the columns that pandas would not have as they are counted;
+            aside: their names in the statistics, in the same order.
         floats: the columns of numbers in which pandas does not tell null from NaN.
     """
 
@@ -58,11 +59,12 @@ class Monitor:
     strangers: tuple[Monitored, ...]
     bins: Mapping[str, Bins]
     beside: Mapping[str, Column]
+    aside: tuple[str, ...]
     floats: Mapping[str, Column]
 
     def watch(self) -> Watch:
         """What the workers are told."""
-        aside = _fields_aside(self.monitored)
+        aside = dict(zip(self.aside, self.beside, strict=True))
         features = {one.name: (self.bins[one.name], aside.get(one.name, one.name)) for one in self.monitored if one.role != "prediction"}
         predictions = {one.name: (self.bins[one.name], *_place(one.name)) for one in self.monitored if one.role == "prediction"}
         return Watch(features, predictions, VALUE_FIELD, ERROR_FIELD)
@@ -93,13 +95,13 @@ def prepare(plan: Plan, client: MlflowClient, registry_uri: str | None, scratch:
     candidates = all_monitored(plan, _elements(statistics), known_labels)
     monitored = tuple(one for one in candidates if one.kind is not None and one.name in statistics.columns)
     bins = {one.name: profile.bins_of(statistics.columns[one.name], one) for one in monitored}
-    aside = _fields_aside(monitored)
-    beside = {aside[one.name]: one.value for one in monitored if one.name in aside}
+    aside = [one for one in monitored if _is_aside(one, plan)]
+    beside = {f"{OWN}watched_{i}": one.value for i, one in enumerate(aside)}
     made_of = {one.feature.name: one.column for one in plan.alignment.inputs}
     floats = {one.name: column(made_of.get(one.name) or one.name) for one in monitored if one.is_float and one.role != "prediction"}
     strangers = tuple(one for one in candidates if one.name not in bins)
     log.info("drift: %d columns are compared with %s", len(monitored), described)
-    return Monitor(statistics, described, monitored, strangers, bins, beside, floats)
+    return Monitor(statistics, described, monitored, strangers, bins, beside, tuple(one.name for one in aside), floats)
 
 
 def _refuse_none(config: DriftConfig) -> None:
@@ -126,7 +128,8 @@ def all_monitored(plan: Plan, elements: int, known_labels: Collection[str] = ())
     if plan.quarantine is not None:
         # A cast that fails is the row's own fault there, and must not be tried a second time where it would end the run.
         inputs = [one for one in inputs if (one.found is not None and is_same(one.found, one.feature.type)) or _is_in_frame(plan, one)]
-    found = [Monitored(one.feature.name, "feature", _type_of(one), one.expression()) for one in inputs]
+    tolerant: list[Column] | None = [] if plan.quarantine is not None else None
+    found = [Monitored(one.feature.name, "feature", _type_of(one), one.expression(tolerant)) for one in inputs]
     taken = {one.name for one in found}
     labels = [name for name in plan.alignment.kept if name in (*plan.alignment.labels, *known_labels) and name not in taken]
     found += [Monitored(name, "label", aligned[name].dataType, column(name)) for name in labels]
@@ -165,10 +168,10 @@ def _elements(reference: Statistics) -> int:
     return max((int(one.group(1)) + 1 for one in found if one), default=0)
 
 
-def _fields_aside(monitored: Sequence[Monitored]) -> dict[str, str]:
-    """The fields beside the model's input, by column, of what is no input, or is not in pandas as it is counted."""
-    aside = [one.name for one in monitored if one.role == "label" or (one.role == "feature" and not one.is_plain)]
-    return {name: f"{OWN}watched_{i}" for i, name in enumerate(aside)}
+def _is_aside(one: Monitored, plan: Plan) -> bool:
+    """Whether the workers have not the value among the features as it is counted; a null integer that is quarantined is a 0 there."""
+    is_filled = plan.quarantine is not None and one.kind == "integer"
+    return one.role == "label" or (one.role == "feature" and (is_filled or not one.is_plain))
 
 
 def beside_rows(df: DataFrame, monitor: Monitor) -> DataFrame:
@@ -215,7 +218,16 @@ def _reference(plan: Plan, client: MlflowClient, registry_uri: str | None, scrat
     given = plan.config.drift.reference
     if given is None:
         kept = plan.model.path / FILE
-        return (from_json(kept.read_text(encoding="utf-8"), f"{FILE} of {plan.model.uri}"), plan.model.uri) if kept.is_file() else None
+        if not kept.is_file():
+            return None
+        try:
+            return from_json(kept.read_text(encoding="utf-8", errors="replace"), f"{FILE} of {plan.model.uri}"), plan.model.uri
+        except InputError as error:
+            if plan.config.drift.enabled or plan.config.drift.on_drift == "fail":
+                raise
+            # Nobody asked for them, and the batch is as good without.
+            log.warning("drift: the model's statistics cannot be used: %s", error)
+            return None
     where = f"drift.reference: {redact(given)}"
     found = references.stored(given, client, registry_uri, scratch / "reference", where)
     return (found if found is not None else _of_data(plan, given, where)), redact(given)

@@ -405,8 +405,6 @@ def _score(
             verdict.refuse(plan, judged, drift_table, record, lineage)
         with record.stage("publish"):
             job.publish_quarantine(plan, work)
-            if judged is not None and drift_table is not None:
-                drift_table.publish(judged, lineage, verdict.PUBLISHED)
             published = plan.sink.publish(spark, work.staged)
     except BaseException as error:
         job.discard(plan, work)
@@ -421,7 +419,7 @@ def _score(
     )
     if judged is not None:
         with record.stage("report"):
-            verdict.leave(plan, judged, record, is_published=True)
+            verdict.leave(plan, judged, drift_table, record, lineage)
     return _finish(plan, record, work, published, judged)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from lakescore.errors import ConfigError, InputError
 from lakescore.mlflow_defaults import as_default
 from lakescore.storage import Location, absolute
 
+_SECTION = re.compile(r"^source[.](path|table): ")
 _ARTIFACT = re.compile(r"^(runs|models|mlflow-artifacts):/")
 
 
@@ -47,6 +50,18 @@ def source_of(given: str) -> dict[str, Any]:
     return {"path": [given]} if "/" in given or Path(given).exists() else {"table": given}
 
 
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """Name a data set in errors as it was given, and not as the reader of sources does, which has it from its configuration."""
+    try:
+        yield
+    except (InputError, ConfigError) as error:
+        text = str(error)
+        if (reason := _SECTION.sub("", text)) == text:
+            raise
+        raise InputError(f"{where}: {reason}") from error
+
+
 def read(spark: SparkSession, given: str, where: str) -> DataFrame:
     """The rows of a path or table.
 
@@ -59,7 +74,7 @@ def read(spark: SparkSession, given: str, where: str) -> DataFrame:
         return source.read(spark, config, source.inspect(config), ()).df
     except (InputError, ConfigError) as error:
         # Where it is given, and not where the reader of sources has it from.
-        reason = re.sub(r"^source[.](path|table): ", "", str(error)).removeprefix(given)
+        reason = _SECTION.sub("", str(error)).removeprefix(given)
         raise InputError(f"{where}{'' if reason.startswith(' ') else ': '}{reason}") from error
 
 
@@ -72,4 +87,4 @@ def _fetched(uri: str, client: MlflowClient, registry_uri: str | None, folder: P
             file = Path(download_artifacts(artifact_uri=wanted, dst_path=str(folder)))
     except Exception as error:
         raise InputError(f"{where} cannot be fetched: {error}") from error
-    return from_json(file.read_text(encoding="utf-8"), where)
+    return from_json(file.read_text(encoding="utf-8", errors="replace"), where)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 from lakescore import storage, tracking, training
 from lakescore.config import TrackingConfig
-from lakescore.models import sample
 from lakescore.models.register import Registered, Registration
 from lakescore.models.register import register as register_version
 from lakescore.models.signature import convert
@@ -26,7 +24,6 @@ def register(registration: Registration, config: TrackingConfig | None = None) -
         LakescoreError: one line that says what is wrong.
     """
     config = config or TrackingConfig()
-    registration = _with_sample(registration)
     client = tracking.client_for(config)
     with storage.scratch_folder() as scratch:
         return register_version(
@@ -39,20 +36,11 @@ def register(registration: Registration, config: TrackingConfig | None = None) -
         )
 
 
-def _with_sample(registration: Registration) -> Registration:
-    """A training set that is a file gives the signature too, where nothing else does."""
-    given = registration.training_set
-    says = registration.sample or registration.columns or registration.result
-    if given is None or says or not sample.can_read(given):
-        return registration
-    return replace(registration, sample=given)
-
-
 def _statistics(registration: Registration, folder: Path, config: TrackingConfig) -> str:
     """The training set counted as a scoring run with the model in ``folder`` would see it, as JSON."""
     assert registration.training_set is not None, "asked by the caller"
     configured = training.configured((), (), str(folder), registration.training_set, registration.labels)
-    found, _ = training.statistics(configured.model_copy(update={"tracking": config}))
+    found, _ = training.statistics(configured.model_copy(update={"tracking": config}), "--training-set")
     return found.to_json()
 
 

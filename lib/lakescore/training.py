@@ -53,11 +53,12 @@ def configured(
     return compose(files, [*overrides, *_WITHOUT], given)
 
 
-def statistics(config: ScoreConfig, spark: SparkSession | None = None) -> tuple[Statistics, str]:
+def statistics(config: ScoreConfig, where: str, spark: SparkSession | None = None) -> tuple[Statistics, str]:
     """Count a data set as a scoring run would see it: the model's features, the labels, and the model's predictions.
 
     Args:
         config: made by ``configured``.
+        where: how errors name the data.
         spark: the session to use.
 
     Returns:
@@ -66,7 +67,7 @@ def statistics(config: ScoreConfig, spark: SparkSession | None = None) -> tuple[
     Raises:
         LakescoreError: as ``score`` would.
     """
-    with storage.scratch_folder() as scratch, tracking.quiet_mlflow():
+    with storage.scratch_folder() as scratch, tracking.quiet_mlflow(), references.named(where):
         return _statistics(config, tracking.client_for(config.tracking), spark, scratch)
 
 

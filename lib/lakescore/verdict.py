@@ -173,24 +173,29 @@ def refuse(plan: Plan, verdict: Verdict, drift_table: DriftTable | None, record:
         return
     with _warned("the run's metrics could not be recorded"):
         record.metrics(verdict.metrics)
-    leave(plan, verdict, record, is_published=False)
-    if drift_table is not None:
-        with _warned("the drift table could not be written"):
-            drift_table.publish(verdict, lineage, REFUSED)
+    leave(plan, verdict, drift_table, record, lineage, REFUSED)
     raise DriftError(
         f"drift.on_drift: fail, and the batch has drifted from {verdict.reference}: {verdict.analysis}, detected from "
         f"{plan.config.drift.detected_threshold:g}; nothing was published. {PLOT} of the MLflow run {record.run_id} shows each column"
     )
 
 
-def leave(plan: Plan, verdict: Verdict, record: Record, is_published: bool) -> None:
-    """Write the three files; what fails here is only warned of, because the batch is decided already."""
+def leave(
+    plan: Plan, verdict: Verdict, drift_table: DriftTable | None, record: Record, lineage: Lineage, decision: str = PUBLISHED
+) -> None:
+    """Write the drift table's rows and the three files; what fails here is only warned of, because the batch is decided already.
+
+    Not before: of two runs of one batch, the one that is not published must leave no rows.
+    """
+    if drift_table is not None:
+        with _warned("the drift table could not be written"):
+            drift_table.publish(verdict, lineage, decision)
     files = _files(plan, verdict)
     for name, text in files.items():
         with _warned(f"{name} could not be kept with the run {record.run_id}"):
             record.client.log_text(record.run_id, text, name)
     folder = _folder(plan)
-    if folder is None or not is_published:
+    if folder is None or decision != PUBLISHED:
         return
     with _warned(f"the files could not be written to {folder}"):
         place = Location.of(folder)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from mlflow.models import infer_signature
+from mlflow.models import ModelSignature, infer_signature
+from mlflow.types import ColSpec, Schema
 from pyspark.sql import SparkSession
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from lakescore import Registration, register, score, training
 from lakescore.config import TrackingConfig
@@ -22,6 +25,9 @@ from lakescore.drift.statistics import FILE, Statistics, from_json
 from lakescore.errors import ConfigError, DriftError, InputError, OutputError
 from lakescore.pipeline import ScoreResult
 from lakescore.results import read
+from lakescore.sinks.base import AlreadyPublishedError
+from lakescore.sinks.delta import DeltaSink
+from lakescore.verdict import DriftTable
 
 Make = Callable[..., dict[str, Any]]
 ROWS = 3_000
@@ -59,6 +65,17 @@ class Churn(mlflow.pyfunc.PythonModel):
             raise ValueError("nobody is younger than 0")
         probabilities: np.ndarray[Any, Any] = self._model.predict_proba(self._numbers(model_input))[:, 1]
         return probabilities
+
+
+class Ages(mlflow.pyfunc.PythonModel):
+    """A regression over the age; a note may come along."""
+
+    def __init__(self, model: LinearRegression) -> None:
+        self._model = model
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> np.ndarray[Any, Any]:
+        predicted: np.ndarray[Any, Any] = self._model.predict(model_input[["age"]])
+        return predicted
 
 
 FEATURES = ["amount", "age", "plan", "since"]
@@ -123,6 +140,39 @@ def test_registration_keeps_the_statistics_of_features_labels_and_predictions(mo
         rows["plan"].value_counts()
     )
     assert kept.columns["left"].categories.values == (0, 1)  # type: ignore[union-attr]
+
+
+def test_a_training_set_leaves_a_models_own_signature_alone(store: str, spark: SparkSession, tmp_path: Path) -> None:
+    own = ModelSignature(Schema([ColSpec("double", "age"), ColSpec("string", "note", required=False)]), Schema([ColSpec("double")]))
+    model = LinearRegression().fit(_rows(0)[["age"]].astype(float), _rows(0)["left"])
+    mlflow.pyfunc.save_model(tmp_path / "model", python_model=Ages(model), signature=own, pip_requirements=["scikit-learn"])
+    folder = tmp_path / "train"  # of CSV files, without the optional input, and with whole numbers where the model has doubles
+    folder.mkdir()
+    _rows(0)[["age", "left"]].to_csv(folder / "rows.csv", index=False)
+    wanted = Registration(str(tmp_path / "model"), "ages", training_set=str(folder), labels=("left",))
+    registered = register(wanted, TrackingConfig(tracking_uri=store))
+    assert registered.signature == own
+    assert set(_kept(registered.uri, store, tmp_path).columns) == {"age", "left", "prediction"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "labels", "told"),
+    [
+        (["amount"], (), "--training-set: it has not the model's input(s) 'age'; it has amount"),
+        (["age"], ("lft",), "--label: --training-set has no column 'lft'."),
+        (None, (), "--training-set: {place} does not exist"),
+    ],
+)
+def test_a_training_set_that_does_not_fit_is_named(
+    store: str, spark: SparkSession, tmp_path: Path, columns: list[str] | None, labels: tuple[str, ...], told: str
+) -> None:
+    model, data = tmp_path / "model.pkl", tmp_path / "rows.parquet"
+    model.write_bytes(pickle.dumps(LinearRegression().fit(_rows(0)[["age"]], _rows(0)["left"])))
+    if columns is not None:
+        _rows(0)[columns].to_parquet(data, index=False)
+    wanted = Registration(str(model), "unfit", training_set=str(data), labels=labels)
+    with pytest.raises(InputError, match=f"^{re.escape(told.format(place=data))}"):
+        register(wanted, TrackingConfig(tracking_uri=store))
 
 
 def test_a_batch_is_counted_while_it_is_scored(
@@ -223,6 +273,48 @@ def test_the_drift_table_has_each_batch_and_measure(run: Callable[..., ScoreResu
     assert len(rows[rows["measure"] == "drift"]) == 2 * (1 + len(FEATURES) + 2)
 
 
+def test_a_drift_table_that_cannot_be_written_does_not_stop_a_batch(
+    run: Callable[..., ScoreResult], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr(DriftTable, "publish", fails)
+    result = run(_rows(1), drift={"table": str(tmp_path / "drift")})
+    assert (result.outcome, len(read(str(tmp_path / "out")))) == ("scored", ROWS)
+    assert "the drift table could not be written: the disk is full" in caplog.text
+
+
+def test_a_batch_that_is_not_published_leaves_no_rows_in_the_drift_table(
+    run: Callable[..., ScoreResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def comes_second(*_: Any) -> None:
+        raise AlreadyPublishedError("by another run")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DeltaSink, "publish", comes_second)
+        assert run(_rows(1), drift={"table": str(tmp_path / "drift")}).outcome == "skipped"
+    assert not (tmp_path / "drift" / "_delta_log").exists()
+
+
+@pytest.mark.parametrize("text", ["{", '{"lakescore_statistics": 2}'])
+def test_statistics_of_a_model_that_cannot_be_read_are_warned_of(
+    config: Make, spark: SparkSession, store: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    fitted = LinearRegression().fit(_rows(0)[["age"]], _rows(0)["left"])
+    folder = tmp_path / "model"
+    mlflow.sklearn.save_model(
+        fitted, folder, signature=infer_signature(_rows(0)[["age"]], np.array([0.5])), serialization_format="cloudpickle"
+    )
+    (folder / FILE).write_text(text)
+    sections = config(model={"uri": str(folder)})
+    result = score(sections, spark=spark, data=_rows(1))
+    assert (result.rows_written, result.drift) == (ROWS, None)
+    assert "drift: the model's statistics cannot be used" in caplog.text
+    with pytest.raises(InputError, match=FILE):
+        score({**sections, "drift": {"on_drift": "fail"}}, spark=spark, data=_rows(1))
+
+
 def test_a_batch_without_rows_is_not_analysed(run: Callable[..., ScoreResult]) -> None:
     result = run(_rows(6).head(0), drift={"on_drift": "fail"})
     assert result.drift is not None
@@ -266,7 +358,7 @@ def test_predictions_of_several_classes_are_watched_one_by_one(config: Make, spa
     rows[["amount", "age"]].astype(float).to_parquet(data / "rows.parquet", index=False)
     proba = ["model.predict_method=predict_proba", f"tracking.tracking_uri={store}"]
     configured = training.configured((), proba, str(tmp_path / "model"), str(data), ())
-    found, pinned = training.statistics(configured, spark)
+    found, pinned = training.statistics(configured, "DATA", spark)
     training.keep(found, pinned, configured)
     assert set(found.columns) == {"amount", "age", "prediction[0]", "prediction[1]"}
     given = config(model={"uri": str(tmp_path / "model"), "predict_method": "predict_proba"}, source={"path": str(data)})

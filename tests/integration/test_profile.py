@@ -143,6 +143,15 @@ def test_what_cannot_be_compared_says_why(rows: DataFrame, name: str, why: str) 
     assert found.categories is None
 
 
+def test_many_columns_fit_into_the_memory_that_spark_has_by_default(spark: SparkSession) -> None:
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(500, 200)), columns=[f"c{i}" for i in range(200)])
+    df = spark.createDataFrame(frame)
+    found = profile.statistics_of(df, [Monitored(f.name, "feature", f.dataType, df[f.name]) for f in df.schema.fields], "wide")
+    assert found.rows == len(frame)
+    assert {name: column.max for name, column in found.columns.items()} == frame.max().to_dict()
+    assert all(column.distinct == pytest.approx(len(frame), rel=0.2) for column in found.columns.values())
+
+
 def test_no_rows_and_one_row(rows: DataFrame) -> None:
     df = rows.select("d", "text", "boolean")
     nothing = profile.statistics_of(df.limit(0), _monitored(df), "nothing")

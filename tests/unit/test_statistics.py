@@ -51,6 +51,7 @@ def test_what_is_written_is_read() -> None:
     [
         ("{", "file is no JSON"),
         ("[]", "holds no statistics"),
+        ("[" * 100_000, "is no JSON"),
         ('{"rows": 1}', "holds no statistics"),
         ('{"lakescore_statistics": 2}', "version 2"),
         ('{"lakescore_statistics": 1, "rows": -1, "columns": {}}', "'rows'"),
@@ -76,8 +77,10 @@ def test_a_file_that_is_none(text: str, told: str) -> None:
         ({"edges": [0, 1, 2], "counts": [0, 0]}, "nothing was counted"),
         ({"edges": [0, 1, 2], "counts": [1, -1]}, "whole numbers"),
         ({"edges": [0, 1, 2], "counts": [1, 0.5]}, "whole numbers"),
+        ({"edges": [0, 1, 2], "counts": [1, 10**400]}, "whole numbers"),
         ({"edges": [0, 10**400], "counts": [1]}, "finite"),
-        (3, "a mapping"),
+        ([0, 1], "expected a mapping, given list"),
+        ("none", "expected a mapping, given str"),
     ],
 )
 def test_a_malformed_histogram_is_not_analysed_and_says_why(histogram: Any, why: str) -> None:
@@ -86,30 +89,43 @@ def test_a_malformed_histogram_is_not_analysed_and_says_why(histogram: Any, why:
     assert why in str(column.not_analysed)
 
 
+@pytest.mark.parametrize("quantiles", [[1, 2], "half"])
+def test_malformed_quantiles_are_named(quantiles: Any) -> None:
+    column = from_json(json.dumps(_tree(quantiles=quantiles)), "file").columns["x"]
+    assert "expected a mapping" in str(column.not_analysed)
+
+
+@pytest.mark.parametrize("name", ["mean", "std", "min", "max", "distinct"])
+@pytest.mark.parametrize("value", [10**400, float("nan"), "much", [1], True])
+def test_a_number_that_is_none_is_left_out(name: str, value: Any) -> None:
+    column = from_json(json.dumps(_tree(**{name: value})), "file").columns["x"]
+    assert getattr(column, name) is None
+
+
+_NO_KIND = "all texts, all booleans, or all whole numbers that a double holds"
+
+
 @pytest.mark.parametrize(
     ("categories", "why"),
     [
-        ({"values": ["a", "a"], "counts": [1, 2]}, "distinct"),
+        ({"values": ["a", "a"], "counts": [1, 2]}, _NO_KIND),
         ({"values": ["a"], "counts": [1, 2]}, "a count for each"),
-        ({"values": 3, "counts": [1]}, "values and counts"),
-        ({"values": ["a", 1], "counts": [1, 2]}, "texts, or whole numbers"),
-        ({"values": [None], "counts": [1]}, "texts, or whole numbers"),
-        ({"values": [["a"]], "counts": [1]}, "texts, or whole numbers"),
-        ({"values": [0.5, 1.5], "counts": [1, 2]}, "texts, or whole numbers"),
-        ({"values": [2**53, 2**53 + 1], "counts": [1, 2]}, "texts, or whole numbers"),
-        (7, "a mapping"),
+        ({"values": 3, "counts": [1]}, "values and a count for each"),
+        ({"values": [], "counts": []}, "values and a count for each"),
+        ({"values": ["a", 1], "counts": [1, 2]}, _NO_KIND),
+        ({"values": [True, 1], "counts": [1, 2]}, _NO_KIND),
+        ({"values": [None, "a"], "counts": [1, 2]}, _NO_KIND),
+        ({"values": [["a"], ["b"]], "counts": [1, 2]}, _NO_KIND),
+        ({"values": [0.5, 1.5], "counts": [1, 2]}, _NO_KIND),
+        ({"values": [10**400, 1], "counts": [1, 2]}, _NO_KIND),
+        ({"values": [2**53, 2**53 + 1], "counts": [1, 2]}, _NO_KIND),
+        (7, "expected a mapping, given int"),
     ],
 )
 def test_malformed_categories_are_not_analysed_and_say_why(categories: Any, why: str) -> None:
     tree = _tree()
     tree["columns"]["s"]["categories"] = categories
     assert why in str(from_json(json.dumps(tree), "file").columns["s"].not_analysed)
-
-
-def test_numbers_for_people_that_are_malformed_are_left_out() -> None:
-    column = from_json(json.dumps(_tree(mean=10**400, distinct="many", quantiles=[1, 2])), "file").columns["x"]
-    assert (column.mean, column.distinct, column.quantiles) == (None, None, {})
-    assert column.not_analysed is None
 
 
 def test_moments_are_those_of_numpy() -> None:

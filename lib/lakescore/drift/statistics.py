@@ -144,7 +144,7 @@ def from_json(text: str, where: str) -> Statistics:
     """
     try:
         tree = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is no JSON: {error}") from error
     if not isinstance(tree, dict) or MARK not in tree:
         raise InputError(f"{where} holds no statistics: {MARK!r} is not in it; make them with lakescore stats")
@@ -181,15 +181,15 @@ def _from_tree(tree: Any, where: str) -> ColumnStatistics:
     if not isinstance(tree, dict) or not all(_is_count(tree.get(name, 0)) for name in _COUNTS) or tree.get("role") not in ROLES:
         raise InputError(f"{where}: expected 'role' ({', '.join(ROLES)}), 'type' and the counts {', '.join(_COUNTS)}")
     why, histogram, categories = tree.get("not_analysed"), None, None
-    if why is None:
-        try:
+    quantiles: dict[str, float] = {}
+    try:
+        quantiles = {str(q): float(v) for q, v in _mapping(tree.get("quantiles", {})).items() if _is_number(v)}
+        if why is None:
             histogram, categories = _histogram(tree.get("histogram")), _categories(tree.get("categories"))
             why = None if histogram or categories else "its statistics have neither histogram nor categories"
-        except ValueError as error:
-            why = f"its statistics are malformed: {error}"
+    except ValueError as error:
+        why = f"its statistics are malformed: {error}"
     numbers = {name: float(tree[name]) for name in _NUMBERS if _is_number(tree.get(name))}
-    quantiles = tree.get("quantiles")
-    quantiles = quantiles.items() if isinstance(quantiles, dict) else ()
     return ColumnStatistics(
         role=tree["role"],
         type=str(tree.get("type", "")),
@@ -198,8 +198,8 @@ def _from_tree(tree: Any, where: str) -> ColumnStatistics:
         std=numbers.get("std"),
         min=numbers.get("min"),
         max=numbers.get("max"),
-        distinct=tree.get("distinct") if _is_count(tree.get("distinct")) else None,
-        quantiles={q: float(value) for q, value in quantiles if _is_number(value)},
+        distinct=tree["distinct"] if _is_count(tree.get("distinct")) else None,
+        quantiles=quantiles,
         histogram=histogram,
         categories=categories,
         not_analysed=None if why is None else str(why),
@@ -209,32 +209,29 @@ def _from_tree(tree: Any, where: str) -> ColumnStatistics:
 def _histogram(tree: Any) -> Histogram | None:
     if tree is None:
         return None
-    if not isinstance(tree, dict):
-        raise ValueError("a histogram is a mapping of edges and counts")
+    tree = _mapping(tree)
     edges, counts = tree.get("edges"), tree.get("counts")
     if not isinstance(edges, list) or not isinstance(counts, list) or len(edges) != len(counts) + 1 or not counts:
         raise ValueError("a histogram has one edge more than counts")
-    if not all(map(_is_number, edges)) or not (np.diff(edges) > 0).all():
+    if not all(map(_is_number, edges)) or not (np.diff(edges := [float(edge) for edge in edges]) > 0).all():
         raise ValueError("the edges of a histogram are finite numbers that rise")
     if not np.allclose(np.diff(edges), (edges[-1] - edges[0]) / len(counts), rtol=1e-6):
         raise ValueError("the bins of a histogram have the same width")
     sides = [tree.get("underflow", 0), tree.get("overflow", 0)]
     _check_counts([*counts, *sides])
-    return Histogram(tuple(map(float, edges)), tuple(counts), *sides)
+    return Histogram(tuple(edges), tuple(counts), *sides)
 
 
 def _categories(tree: Any) -> Categories | None:
     if tree is None:
         return None
-    if not isinstance(tree, dict):
-        raise ValueError("categories are a mapping of values and counts")
+    tree = _mapping(tree)
     values, counts, other = tree.get("values"), tree.get("counts"), tree.get("other", 0)
-    if not isinstance(values, list) or not isinstance(counts, list):
-        raise ValueError("categories have values and counts")
-    if not (all(isinstance(value, str) for value in values) or all(map(_is_exact, values))):
-        raise ValueError("categories are texts, or whole numbers that a double holds, or false and true")
-    if len(values) != len(counts) or len(set(values)) != len(values):
-        raise ValueError("categories have distinct values and a count for each")
+    if not isinstance(values, list) or not isinstance(counts, list) or len(values) != len(counts) or not values:
+        raise ValueError("categories have values and a count for each")
+    kinds = {type(value) for value in values}
+    if not (kinds in ({str}, {bool}) or (kinds == {int} and all(map(_is_exact, values)))) or len(set(values)) != len(values):
+        raise ValueError("categories are distinct values, all texts, all booleans, or all whole numbers that a double holds")
     _check_counts([*counts, other])
     return Categories(tuple(values), tuple(counts), other)
 
@@ -246,12 +243,18 @@ def _check_counts(counts: list[Any]) -> None:
         raise ValueError("nothing was counted")
 
 
+def _mapping(tree: Any) -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        raise ValueError(f"expected a mapping, given {type(tree).__name__}")
+    return tree
+
+
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a finite number that a double can hold."""
+    """Whether it is a number that a double can hold; NaN and infinity are none, and no JSON either."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 

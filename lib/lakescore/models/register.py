@@ -39,8 +39,8 @@ class Registration:
         name: the registered model's name; made when it is not there.
         aliases, tags, description: of the new version. Aliases move here from the version that had them.
         sample: a data file whose columns and predictions give the signature; labels: its columns that are no inputs.
-        training_set: path or table of the training data, whose statistics are kept with the version; without ``sample`` and ``columns`` a
-            file also gives the signature.
+        training_set: path or table of the training data, whose statistics are kept with the version; a file or folder gives
+            the signature too, where neither the model nor the rest does.
         columns: the inputs as text, ``"a double, b string"``; result: the type of one row's prediction.
         python_class, input_shape: as ``model.python_class`` and ``model.input_shape`` of the configuration.
         allowed_roots: as ``model.allowed_roots``.
@@ -187,17 +187,25 @@ def _says_signature(registration: Registration) -> bool:
 
 
 def _with_signature(registration: Registration, folder: Path, label: str) -> Model:
-    """The folder's MLmodel with the signature that the options say, if they do."""
+    """The folder's MLmodel with the signature that the options say, if they do, or that the training set shows, if nothing says one."""
     metadata = Model.load(str(folder))
     if registration.sample is not None:
-        rows = sample.read_sample(registration.sample)
-        metadata.signature = sample.by_sample(folder, rows, registration.labels, label)
+        metadata.signature = sample.by_sample(folder, registration.sample, "--sample", registration.labels, label)
     elif registration.columns is not None:
         metadata.signature = sample.by_columns(registration.columns, registration.result)
     elif registration.result is not None:
         metadata.signature = sample.by_result(registration.result, metadata.signature)
+    elif registration.training_set is not None and not _is_told(metadata.signature) and sample.can_read(registration.training_set):
+        metadata.signature = sample.by_sample(folder, registration.training_set, "--training-set", registration.labels, label)
     metadata.save(str(folder / "MLmodel"))
     return metadata
+
+
+def _is_told(signature: ModelSignature | None) -> bool:
+    """Whether a signature says all: which inputs, and what comes of them."""
+    if signature is None or signature.inputs is None or signature.outputs is None:
+        return False
+    return bool(signature.inputs.is_tensor_spec() or signature.inputs.has_input_names())
 
 
 def _logged_source(registration: Registration, metadata: Model, changed: bool) -> str | None:

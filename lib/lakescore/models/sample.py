@@ -33,11 +33,17 @@ _TYPES = {
 def can_read(path: str) -> bool:
     """Whether ``read_sample`` could read it, as far as its name tells."""
     file = Path(storage.local_path(path))
-    return (file.is_dir() and not (file / "_delta_log").is_dir()) or (file.is_file() and file.suffix.lower() in _READERS)
+    if file.is_dir():
+        return not (file / "_delta_log").is_dir() and any(file.rglob("*.parquet"))
+    return file.is_file() and file.suffix.lower() in _READERS
 
 
-def read_sample(path: str) -> pd.DataFrame:
+def read_sample(path: str, option: str) -> pd.DataFrame:
     """The first rows of a Parquet, CSV or JSON file (records, or one JSON object per line), or of a folder of Parquet files.
+
+    Args:
+        path: where it is.
+        option: how errors name it.
 
     Raises:
         InputError: there is no such file, it cannot be read, or it has no rows.
@@ -45,16 +51,16 @@ def read_sample(path: str) -> pd.DataFrame:
     file = Path(storage.absolute(path))
     if not file.exists():
         siblings = [p.name for p in file.parent.iterdir()] if file.parent.is_dir() else []
-        raise InputError(f"--sample: {path} does not exist.{did_you_mean(file.name, siblings)}")
+        raise InputError(f"{option}: {path} does not exist.{did_you_mean(file.name, siblings)}")
     suffix = ".parquet" if file.is_dir() else file.suffix.lower()
     if suffix not in _READERS:
-        raise InputError(f"--sample: {path}: expected a file that ends in {', '.join(_READERS)}")
+        raise InputError(f"{option}: {path}: expected a file that ends in {', '.join(_READERS)}")
     try:
         frame = _read(file, suffix)
     except Exception as error:
-        raise InputError(f"--sample: {path} cannot be read: {type(error).__name__}: {error}") from error
+        raise InputError(f"{option}: {path} cannot be read: {type(error).__name__}: {error}") from error
     if frame.empty:
-        raise InputError(f"--sample: {path} has no rows")
+        raise InputError(f"{option}: {path} has no rows")
     return frame
 
 
@@ -70,33 +76,35 @@ def _read(file: Path, suffix: str) -> pd.DataFrame:
     return pd.read_json(file) if is_array and suffix == ".json" else pd.read_json(file, lines=True, nrows=SAMPLE_ROWS)
 
 
-def by_sample(folder: Path, sample: pd.DataFrame, labels: Sequence[str], label: str) -> ModelSignature:
+def by_sample(folder: Path, path: str, option: str, labels: Sequence[str], label: str) -> ModelSignature:
     """The signature that a sample and the model's predictions for it show.
 
     Args:
         folder: the MLflow model.
-        sample: rows as the model will get them, with or without its labels.
+        path: of the sample: rows as the model will get them, with or without its labels.
+        option: how errors name the sample.
         labels: columns that are known outcomes and no inputs.
         label: how errors name the model.
 
     Raises:
-        InputError: the sample has not the columns.
+        InputError: the sample cannot be read, or has not the columns.
         ModelError: the model does not predict for it.
     """
+    sample = read_sample(path, option)
     for name in labels:
         if name not in sample.columns:
-            raise InputError(f"--label: the sample has no column {name!r}.{did_you_mean(name, list(map(str, sample.columns)))}")
+            raise InputError(f"--label: {option} has no column {name!r}.{did_you_mean(name, list(map(str, sample.columns)))}")
     features = sample.drop(columns=list(labels))
     names = _known_names(Model.load(str(folder)))
     if names is not None:
         missing = [name for name in names if name not in features.columns]
         if missing:
             raise InputError(
-                f"--sample: it has not the model's input(s) {listing(map(repr, missing))}; it has {listing(features.columns, 12)}"
+                f"{option}: it has not the model's input(s) {listing(map(repr, missing))}; it has {listing(features.columns, 12)}"
             )
         features = features[names]
     if features.shape[1] == 0:
-        raise InputError("--sample: no column is left for the model; look at --label")
+        raise InputError(f"{option}: no column is left for the model; look at --label")
     try:
         raw = mlflow.pyfunc.load_model(str(folder), suppress_warnings=True).predict(features)
         inputs = infer_signature(features).inputs
@@ -105,7 +113,7 @@ def by_sample(folder: Path, sample: pd.DataFrame, labels: Sequence[str], label: 
         text = str(error).rpartition(". Error: ")[2]
         reason = next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
         raise ModelError(
-            f"{label} does not predict for the sample ({listing(features.columns, 12)}): {type(error).__name__}: {reason}; drop what is no "
+            f"{label} does not predict for {option} ({listing(features.columns, 12)}): {type(error).__name__}: {reason}; drop what is no "
             "feature by --label"
         ) from error
     return ModelSignature(inputs=inputs, outputs=_outputs(raw, len(features)))
