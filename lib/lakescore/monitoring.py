@@ -47,7 +47,8 @@ class Monitor:
         reference: what the batch is compared with; described: where it is from.
         monitored: the columns of both; bins: what each is counted over; strangers: columns that cannot be
             counted, or that the reference has not.
-        beside: fields to add to the model's input, which no model sees: the columns that pandas would not have as they are counted.
+        beside: fields to add to the model's input, which no model sees: the columns that pandas would not have as they are counted;
+            aside: their names in the statistics, in the same order.
         floats: the columns of numbers in which pandas does not tell null from NaN.
     """
 
@@ -57,22 +58,46 @@ class Monitor:
     strangers: tuple[Monitored, ...]
     bins: Mapping[str, Bins]
     beside: Mapping[str, Column]
+    aside: tuple[str, ...]
     floats: Mapping[str, Column]
 
     def watch(self) -> Watch:
         """What the workers are told."""
-        aside = dict(zip((one.name for one in self.monitored if _is_aside(one)), self.beside, strict=True))
+        aside = dict(zip(self.aside, self.beside, strict=True))
         features = {one.name: (self.bins[one.name], aside.get(one.name, one.name)) for one in self.monitored if one.role != "prediction"}
         predictions = {one.name: (self.bins[one.name], *_place(one.name)) for one in self.monitored if one.role == "prediction"}
         return Watch(features, predictions, VALUE_FIELD, ERROR_FIELD)
 
 
 def prepare(plan: Plan, client: MlflowClient, registry_uri: str | None, scratch: Path) -> Monitor | None:
-    """Find the reference, and decide what is counted; None where there is nothing to compare with.
+    """Find the reference, count it where it is data, and decide what is counted; None where there is nothing to compare with.
 
     Raises:
         ConfigError: drift is to be watched, and there is no reference.
         InputError: the reference cannot be read.
+    """
+    found = find(plan, client, registry_uri, scratch)
+    if found is None:
+        return None
+    reference, described = found
+    statistics = reference if isinstance(reference, Statistics) else _of_data(plan, reference, described)
+    candidates = all_monitored(plan, _elements(statistics))
+    monitored = tuple(one for one in candidates if one.kind is not None and one.name in statistics.columns)
+    bins = {one.name: profile.bins_of(statistics.columns[one.name], one) for one in monitored}
+    aside = [one for one in monitored if _is_aside(one, plan)]
+    beside = {f"{OWN}watched_{i}": one.value for i, one in enumerate(aside)}
+    made_of = {one.feature.name: one.column for one in plan.alignment.inputs}
+    floats = {one.name: column(made_of.get(one.name) or one.name) for one in monitored if one.is_float and one.role != "prediction"}
+    log.info("drift: %d columns are compared with %s", len(monitored), described)
+    strangers = tuple(one for one in candidates if one not in monitored)
+    return Monitor(statistics, described, monitored, strangers, bins, beside, tuple(one.name for one in aside), floats)
+
+
+def find(plan: Plan, client: MlflowClient, registry_uri: str | None, scratch: Path) -> tuple[Statistics | DataFrame, str] | None:
+    """What a run is compared with, statistics or data that is not counted yet, and where it is from; None where there is nothing.
+
+    Raises:
+        ConfigError, InputError: as ``prepare``.
     """
     config = plan.config.drift
     if config.enabled is False:
@@ -87,17 +112,7 @@ def prepare(plan: Plan, client: MlflowClient, registry_uri: str | None, scratch:
             )
         log.info("drift: not watched, because the model carries no statistics of its training data (drift.reference)")
         return None
-    statistics, described = found
-    candidates = all_monitored(plan, _elements(statistics))
-    monitored = tuple(one for one in candidates if one.kind is not None and one.name in statistics.columns)
-    bins = {one.name: profile.bins_of(statistics.columns[one.name], one) for one in monitored}
-    aside = [one for one in monitored if _is_aside(one)]
-    beside = {f"{OWN}watched_{i}": one.value for i, one in enumerate(aside)}
-    made_of = {one.feature.name: one.column for one in plan.alignment.inputs}
-    floats = {one.name: column(made_of.get(one.name) or one.name) for one in monitored if one.is_float and one.role != "prediction"}
-    log.info("drift: %d columns are compared with %s", len(monitored), described)
-    strangers = tuple(one for one in candidates if one not in monitored)
-    return Monitor(statistics, described, monitored, strangers, bins, beside, floats)
+    return found
 
 
 def all_monitored(plan: Plan, elements: int) -> list[Monitored]:
@@ -113,7 +128,8 @@ def all_monitored(plan: Plan, elements: int) -> list[Monitored]:
     if plan.quarantine is not None:
         # A cast that fails is the row's own fault there, and must not be tried a second time where it would end the run.
         inputs = [one for one in inputs if (one.found is not None and is_same(one.found, one.feature.type)) or _is_in_frame(plan, one)]
-    found = [Monitored(one.feature.name, "feature", _type_of(one), one.expression()) for one in inputs]
+    tolerant: list[Column] | None = [] if plan.quarantine is not None else None
+    found = [Monitored(one.feature.name, "feature", _type_of(one), one.expression(tolerant)) for one in inputs]
     found += [Monitored(name, "label", aligned[name].dataType, column(name)) for name in plan.alignment.labels]
     taken = {one.name for one in found}
     return found + [one for one in _predictions(plan.result_type, elements) if one.name not in taken]
@@ -150,8 +166,10 @@ def _elements(reference: Statistics) -> int:
     return max((int(one.group(1)) + 1 for one in found if one), default=0)
 
 
-def _is_aside(one: Monitored) -> bool:
-    return one.role == "label" or (one.role == "feature" and not one.is_plain)
+def _is_aside(one: Monitored, plan: Plan) -> bool:
+    """Whether the workers have not the value among the features as it is counted; a null integer that is quarantined is a 0 there."""
+    is_filled = plan.quarantine is not None and one.kind == "integer"
+    return one.role == "label" or (one.role == "feature" and (is_filled or not one.is_plain))
 
 
 def beside_rows(df: DataFrame, monitor: Monitor) -> DataFrame:
@@ -194,7 +212,7 @@ def statistics_of(monitor: Monitor, observed: Mapping[str, Any], described: str,
     return profile.from_counts(counts, (*monitor.monitored, *monitor.strangers), monitor.bins, described, rows)
 
 
-def _reference(plan: Plan, client: MlflowClient, registry_uri: str | None, scratch: Path) -> tuple[Statistics, str] | None:
+def _reference(plan: Plan, client: MlflowClient, registry_uri: str | None, scratch: Path) -> tuple[Statistics | DataFrame, str] | None:
     given = plan.config.drift.reference
     if given is None:
         kept = plan.model.path / FILE
@@ -210,13 +228,12 @@ def _reference(plan: Plan, client: MlflowClient, registry_uri: str | None, scrat
             return None
     where = f"drift.reference: {redact(given)}"
     found = references.stored(given, client, registry_uri, scratch / "reference", where)
-    return (found if found is not None else _of_data(plan, given, where)), redact(given)
+    return (found if found is not None else references.read(plan.spark, given, where)), redact(given)
 
 
-def _of_data(plan: Plan, given: str, where: str) -> Statistics:
+def _of_data(plan: Plan, df: DataFrame, described: str) -> Statistics:
     """The statistics of data as it is scored: the run's columns, where the reference has them."""
     rename = plan.config.columns.rename
-    df = references.read(plan.spark, given, where)
     df = df.toDF(*[rename.get(name, name) for name in df.columns])
     made_of = {one.feature.name: one.column for one in plan.alignment.inputs}
     outputs = dict(zip(_names_of_outputs(plan), plan.prediction, strict=False))
@@ -225,7 +242,7 @@ def _of_data(plan: Plan, given: str, where: str) -> Statistics:
         name = outputs.get(one.name) if one.role == "prediction" else made_of.get(one.name) or one.name
         if name in df.columns:
             found.append(replace(one, column=column(str(name)).try_cast(one.type)))
-    return profile.statistics_of(df, found, redact(given))
+    return profile.statistics_of(df, found, described)
 
 
 def _names_of_outputs(plan: Plan) -> list[str]:
