@@ -76,10 +76,7 @@ class Verdict:
         return {**found, "drift_metric": self.analysis.drift, "drift_status": _STATUS.index(self.analysis.status)}
 
     def __str__(self) -> str:
-        if self.analysis.drift is None or self.analysis.worst is None:
-            return f"not analysed: {self.analysis.not_analysed}"
-        worst = self.analysis.worst
-        return f"{self.analysis.drift:.3f}, {self.analysis.status} (worst: {worst.name} {worst.drift:.3f}, {worst.status})"
+        return str(self.analysis)
 
 
 def judge(plan: Plan, monitor: Monitor, work: Work) -> Verdict:

@@ -76,6 +76,12 @@ class Analysis:
     not_analysed: str | None
     thresholds: Thresholds
 
+    def __str__(self) -> str:
+        """In one line: the drift and its status, and the worst column."""
+        if self.drift is None or self.worst is None:
+            return f"not analysed: {self.not_analysed}"
+        return f"{self.drift:.3f}, {self.status} (worst: {self.worst.name} {self.worst.drift:.3f}, {self.worst.status})"
+
 
 def analyse(batch: Statistics, reference: Statistics, thresholds: Thresholds) -> Analysis:
     """Compare a batch with its reference, column by column.
