@@ -71,7 +71,7 @@ class Monitor:
 
 
 def prepare(plan: Plan, client: MlflowClient, registry_uri: str | None, scratch: Path) -> Monitor | None:
-    """Find the reference, and decide what is counted; None where there is nothing to compare with.
+    """Find the reference, count it where it is data, and decide what is counted; None where there is nothing to compare with.
 
     Args:
         plan: the run.
@@ -82,15 +82,11 @@ def prepare(plan: Plan, client: MlflowClient, registry_uri: str | None, scratch:
         ConfigError: drift is to be watched, and there is no reference.
         InputError: the reference cannot be read.
     """
-    config = plan.config.drift
-    if config.enabled is False:
-        return None
-    found = _reference(plan, client, registry_uri, scratch)
+    found = find(plan, client, registry_uri, scratch)
     if found is None:
-        _refuse_none(config)
-        log.info("drift: not watched, because the model carries no statistics of its training data (drift.reference)")
         return None
-    statistics, described = found
+    reference, described = found
+    statistics = reference if isinstance(reference, Statistics) else _of_data(plan, reference, described)
     known_labels = [name for name, one in statistics.columns.items() if one.role == "label"]
     candidates = all_monitored(plan, _elements(statistics), known_labels)
     monitored = tuple(one for one in candidates if one.kind is not None and one.name in statistics.columns)
@@ -99,9 +95,26 @@ def prepare(plan: Plan, client: MlflowClient, registry_uri: str | None, scratch:
     beside = {f"{OWN}watched_{i}": one.value for i, one in enumerate(aside)}
     made_of = {one.feature.name: one.column for one in plan.alignment.inputs}
     floats = {one.name: column(made_of.get(one.name) or one.name) for one in monitored if one.is_float and one.role != "prediction"}
-    strangers = tuple(one for one in candidates if one.name not in bins)
     log.info("drift: %d columns are compared with %s", len(monitored), described)
+    strangers = tuple(one for one in candidates if one.name not in bins)
     return Monitor(statistics, described, monitored, strangers, bins, beside, tuple(one.name for one in aside), floats)
+
+
+def find(plan: Plan, client: MlflowClient, registry_uri: str | None, scratch: Path) -> tuple[Statistics | DataFrame, str] | None:
+    """What a run is compared with, statistics or data that is not counted yet, and where it is from; None where there is nothing.
+
+    Raises:
+        ConfigError, InputError: as ``prepare``.
+    """
+    config = plan.config.drift
+    if config.enabled is False:
+        return None
+    found = _reference(plan, client, registry_uri, scratch)
+    if found is None:
+        _refuse_none(config)
+        log.info("drift: not watched, because the model carries no statistics of its training data (drift.reference)")
+        return None
+    return found
 
 
 def _refuse_none(config: DriftConfig) -> None:
@@ -214,7 +227,7 @@ def statistics_of(monitor: Monitor, observed: Mapping[str, Any], described: str,
     return profile.from_counts(counts, (*monitor.monitored, *monitor.strangers), monitor.bins, described, rows)
 
 
-def _reference(plan: Plan, client: MlflowClient, registry_uri: str | None, scratch: Path) -> tuple[Statistics, str] | None:
+def _reference(plan: Plan, client: MlflowClient, registry_uri: str | None, scratch: Path) -> tuple[Statistics | DataFrame, str] | None:
     given = plan.config.drift.reference
     if given is None:
         kept = plan.model.path / FILE
@@ -230,13 +243,12 @@ def _reference(plan: Plan, client: MlflowClient, registry_uri: str | None, scrat
             return None
     where = f"drift.reference: {redact(given)}"
     found = references.stored(given, client, registry_uri, scratch / "reference", where)
-    return (found if found is not None else _of_data(plan, given, where)), redact(given)
+    return (found if found is not None else references.read(plan.spark, given, where)), redact(given)
 
 
-def _of_data(plan: Plan, given: str, where: str) -> Statistics:
+def _of_data(plan: Plan, df: DataFrame, described: str) -> Statistics:
     """The statistics of data as it is scored: the run's columns, where the reference has them."""
     rename = plan.config.columns.rename
-    df = references.read(plan.spark, given, where)
     df = df.toDF(*[rename.get(name, name) for name in df.columns])
     made_of = {one.feature.name: one.column for one in plan.alignment.inputs}
     written = _written(plan)
@@ -245,7 +257,7 @@ def _of_data(plan: Plan, given: str, where: str) -> Statistics:
         name = written.get(one.name) if one.role == "prediction" else made_of.get(one.name) or one.name
         if name in df.columns:
             found.append(profile.of_reference(one.name, one.role, df.schema[str(name)].dataType, one.type, column(str(name))))
-    return profile.statistics_of(df, found, redact(given))
+    return profile.statistics_of(df, found, described)
 
 
 def _written(plan: Plan) -> dict[str, str]:

@@ -151,7 +151,8 @@ def dry_run(
     spark: SparkSession | None = None,
     data: Any = None,
 ) -> Plan:
-    """Do all of a run that writes nothing: resolve the model, read the source's schema, align the columns, check the output.
+    """Do all of a run that writes nothing: resolve the model, read the source's schema, align the columns, check the output, find
+    what drift is measured from.
 
     Raises:
         LakescoreError: as ``score`` would before its first task.
@@ -165,7 +166,10 @@ def dry_run(
         inspection = source.inspect(config.source, data, planning.quarantines(config))
         sink = planning.output_sink(config, run_id="")
         spark = spark or open_session(config)
-        return planning.make(config, spark, model, inspection, sink, "", bool(sink.find(spark)), data, settings, digests)
+        plan = planning.make(config, spark, model, inspection, sink, "", bool(sink.find(spark)), data, settings, digests)
+        with tracking.quiet_mlflow():
+            monitoring.find(plan, client, config.tracking.registry_uri, scratch)
+        return plan
 
 
 def _composed(config: Any, overrides: Sequence[str], data: Any) -> ScoreConfig:

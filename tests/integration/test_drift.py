@@ -23,7 +23,7 @@ from lakescore.config import TrackingConfig
 from lakescore.drift import measures
 from lakescore.drift.statistics import FILE, Statistics, from_json
 from lakescore.errors import ConfigError, DriftError, InputError, OutputError
-from lakescore.pipeline import ScoreResult
+from lakescore.pipeline import ScoreResult, dry_run
 from lakescore.results import read
 from lakescore.sinks.base import AlreadyPublishedError
 from lakescore.sinks.delta import DeltaSink
@@ -313,6 +313,30 @@ def test_statistics_of_a_model_that_cannot_be_read_are_warned_of(
     assert "drift: the model's statistics cannot be used" in caplog.text
     with pytest.raises(InputError, match=FILE):
         score({**sections, "drift": {"on_drift": "fail"}}, spark=spark, data=_rows(1))
+
+
+@pytest.mark.parametrize(
+    ("drift", "told"),
+    [
+        ({"reference": "data/nothere"}, "drift.reference: data/nothere"),
+        ({"enabled": True}, "drift.enabled: true needs something to compare with"),
+    ],
+)
+def test_a_dry_run_says_that_there_is_no_reference(
+    config: Make, linear_uri: str, diabetes_path: Path, spark: SparkSession, drift: dict[str, Any], told: str
+) -> None:
+    sections = config(model={"uri": linear_uri}, source={"path": str(diabetes_path)}, drift=drift)
+    with pytest.raises((ConfigError, InputError), match=f"^{re.escape(told)}"):
+        dry_run(sections, spark=spark)
+
+
+def test_a_null_integer_that_is_quarantined_is_counted_as_null(run: Callable[..., ScoreResult], store: str, tmp_path: Path) -> None:
+    rows = _rows(1).astype({"age": "Int64"})
+    rows.loc[:9, "age"] = pd.NA
+    result = run(rows, errors={"on_row_error": "quarantine"})
+    age = from_json(_artifacts(result.run_id, store, tmp_path)["dataset_statistics.json"], "batch").columns["age"]
+    assert (result.rows_quarantined, age.nulls, age.count) == (10, 10, ROWS - 10)
+    assert (age.min, age.histogram.underflow) == (rows["age"].min(), 0)  # type: ignore[union-attr]
 
 
 def test_a_batch_without_rows_is_not_analysed(run: Callable[..., ScoreResult]) -> None:

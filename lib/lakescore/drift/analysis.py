@@ -89,6 +89,7 @@ class Analysis:
         return sorted((column for column in self.columns if column.drift is None), key=lambda column: column.name)
 
     def __str__(self) -> str:
+        """In one line: the drift and its status, and the worst column."""
         if self.drift is None or self.worst is None:
             return f"not analysed: {self.not_analysed}"
         return f"{self.drift:.3f}, {self.status} (worst: {self.worst.name} {self.worst.drift:.3f}, {self.worst.status})"

@@ -262,7 +262,8 @@ def _edges(low: float | None, high: float | None) -> tuple[float, float, int] | 
 def _of_column(monitored: Monitored, found: Mapping[str, Any], counts: Counts) -> ColumnStatistics:
     plain = _plain_counts(monitored, counts)
     histogram = categories = why = None
-    distinct, values = int(found["distinct"]), counts.found
+    # An estimate may be more than there are.
+    distinct, values = min(int(found["distinct"]), plain["count"]), counts.found
     if monitored.kind == "boolean":
         values = {bool(i): counts.bins[i] for i in (0, 1) if counts.bins[i]}
     low, high = found.get("min"), found.get("max")
