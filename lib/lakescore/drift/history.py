@@ -50,7 +50,9 @@ def plot(rows: pd.DataFrame, title: str, thresholds: Thresholds | None = None) -
         raise InputError(f"{title}: the drift table has no rows to plot")
     thresholds = thresholds or Thresholds()
     latest = rows[rows["scored_at"] == rows.groupby("batch_id")["scored_at"].transform("max")]
-    rows = latest.drop_duplicates(["batch_id", "feature"], keep="last").sort_values("scored_at", kind="stable", ignore_index=True)
+    rows = latest.drop_duplicates(["batch_id", "feature"], keep="last").sort_values(
+        ["score_date", "scored_at"], kind="stable", ignore_index=True
+    )
     rows = rows.astype({"drift": float, "previous_drift": float})
     batches = _batches(rows)
     features = _features(rows, batches.index)
@@ -68,7 +70,7 @@ def plot(rows: pd.DataFrame, title: str, thresholds: Thresholds | None = None) -
 
 
 def _batches(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per batch, by batch_id, in order of time, with the column that drifted most and its drift."""
+    """One row per batch, by batch_id, in order of date and time, with the column that drifted most and its drift."""
     order = rows["batch_id"].drop_duplicates()
     first = rows.drop_duplicates("batch_id").set_index("batch_id")[["scored_at", "score_date"]]
     whole = rows[rows["feature"] == ""].set_index("batch_id")[["drift", "status", "previous_drift"]]

@@ -77,7 +77,8 @@ def digest_of(column: ColumnStatistics) -> str:
 
 
 def over_time(stored: pd.DataFrame) -> pd.DataFrame:
-    """The drift table's rows as ``history.plot`` takes them: batches in order of time, and the drift of each from the one before.
+    """The drift table's rows as ``history.plot`` takes them: batches in order of their date, then of when they were scored (an
+    old batch may be scored again), and the drift of each from the one before.
 
     Args:
         stored: the rows with the measure ``drift`` and the run's columns. Of a batch that was scored again, the last run counts.
@@ -90,7 +91,7 @@ def over_time(stored: pd.DataFrame) -> pd.DataFrame:
     rows = rows.rename(columns={"value": "drift"}).reset_index(drop=True)
     previous = np.full(len(rows), np.nan)
     before: dict[str, Any] = {}
-    for _, batch in rows.groupby(["scored_at", "batch_id"], sort=True):
+    for _, batch in rows.groupby(["score_date", "scored_at", "batch_id"], sort=True):
         counted = {row.feature: row for row in batch.itertuples() if row.bins is not None}
         found: list[tuple[float, float]] = []
         for name, row in counted.items():
