@@ -207,9 +207,9 @@ def observe(df: DataFrame, monitor: Monitor, observation: Observation) -> DataFr
         monitor: what is watched.
         observation: where it goes.
     """
-    nulls = [F.count_if(one.isNull()) for one in monitor.floats.values()]
+    nulls = F.array(*[F.count_if(one.isNull()) for one in monitor.floats.values()]).cast("array<bigint>")
     # Text, because Spark Connect has no lists of bytes here.
-    return df.observe(observation, F.collect_list(F.base64(column(COUNTED_FIELD))).alias("counted"), F.array(*nulls).alias("nulls"))
+    return df.observe(observation, F.collect_list(F.base64(column(COUNTED_FIELD))).alias("counted"), nulls.alias("nulls"))
 
 
 def statistics_of(monitor: Monitor, observed: Mapping[str, Any], described: str, rows: int) -> Statistics:

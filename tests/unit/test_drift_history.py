@@ -16,6 +16,7 @@ from matplotlib.image import imread
 
 from lakescore.drift.analysis import Thresholds
 from lakescore.drift.history import plot
+from lakescore.drift.table import over_time
 from lakescore.errors import InputError
 
 START = dt.datetime(2026, 1, 1, 2, 30)
@@ -63,7 +64,22 @@ def test_the_latest_rows_count_of_a_batch_that_was_scored_again() -> None:
 
     _, page = plot(pd.concat([again, again, rows(1, {"a": 0.5}), first]), "Drift")
 
-    assert [(row[0], row[5], row[6]) for row in table(page)] == [("night-00", "a", "0.250"), ("night-01", "a", "0.500")]
+    assert [(row[0], row[5], row[6]) for row in table(page)] == [("night-01", "a", "0.500"), ("night-00", "a", "0.250")]
+
+
+def test_the_batch_before_is_that_of_the_day_before_whenever_it_was_scored() -> None:
+    """Night 0 was scored again after night 2, when all of its rows fell into the second bin."""
+
+    def stored(batch: int, counts: list[int], scored_on: int) -> dict[str, Any]:
+        day, time = (START + dt.timedelta(days=batch)).date(), START + dt.timedelta(days=scored_on)
+        one = {"scored_at": time, "batch_id": f"night-{batch}", "score_date": day, "role": "feature", "status": "none", "value": 0.1}
+        return {**one, "feature": "a", "counts": counts, "bins": "same"}
+
+    found = over_time(pd.DataFrame([stored(0, [8, 0], 0), stored(1, [8, 0], 1), stored(2, [8, 0], 2), stored(0, [0, 8], 9)]))
+
+    previous = found.set_index("batch_id")["previous_drift"]
+    assert np.isnan(previous["night-0"])
+    assert (previous["night-1"], previous["night-2"]) == (1.0, 0.0)
 
 
 def test_a_label_is_not_the_worst_of_a_batch() -> None:

@@ -49,7 +49,8 @@ def plot(rows: pd.DataFrame, title: str, thresholds: Thresholds | None = None) -
     if rows.empty:
         raise InputError(f"{title}: the drift table has no rows to plot")
     thresholds = thresholds or Thresholds()
-    rows = last_runs(rows).astype({"drift": float, "previous_drift": float})
+    rows = last_runs(rows).sort_values(["score_date", "scored_at"], kind="stable", ignore_index=True)
+    rows = rows.astype({"drift": float, "previous_drift": float})
     batches = _batches(rows)
     features = _features(rows, batches.index)
     png = _picture(batches, features, title, thresholds)
@@ -66,7 +67,7 @@ def plot(rows: pd.DataFrame, title: str, thresholds: Thresholds | None = None) -
 
 
 def _batches(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per batch, by batch_id, in order of time, with the column that drifted most and its drift."""
+    """One row per batch, by batch_id, in order of date and time, with the column that drifted most and its drift."""
     order = rows["batch_id"].drop_duplicates()
     first = rows.drop_duplicates("batch_id").set_index("batch_id")[["scored_at", "score_date"]]
     whole = rows[rows["feature"] == ""].set_index("batch_id")[["drift", "status", "previous_drift"]]

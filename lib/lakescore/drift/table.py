@@ -86,7 +86,8 @@ def last_runs(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def over_time(stored: pd.DataFrame) -> pd.DataFrame:
-    """The drift table's rows as ``history.plot`` takes them: batches in order of time, and the drift of each from the one before.
+    """The drift table's rows as ``history.plot`` takes them: batches in order of their date, then of when they were scored (an
+    old batch may be scored again), and the drift of each from the one before.
 
     Args:
         stored: the rows with the measure ``drift`` and the run's columns. Of a batch that was scored again, the last run counts.
@@ -98,7 +99,7 @@ def over_time(stored: pd.DataFrame) -> pd.DataFrame:
     rows = last_runs(stored).rename(columns={"value": "drift"})
     previous = np.full(len(rows), np.nan)
     before: dict[str, Any] = {}
-    for _, batch in rows.groupby(["scored_at", "batch_id"], sort=True):
+    for _, batch in rows.groupby(["score_date", "scored_at", "batch_id"], sort=True):
         counted = {row.feature: row for row in batch.itertuples() if row.bins is not None}
         found: list[tuple[float, float]] = []
         for name, row in counted.items():
