@@ -49,8 +49,7 @@ def plot(rows: pd.DataFrame, title: str, thresholds: Thresholds | None = None) -
     if rows.empty:
         raise InputError(f"{title}: the drift table has no rows to plot")
     thresholds = thresholds or Thresholds()
-    rows = last_runs(rows).sort_values(["score_date", "scored_at"], kind="stable", ignore_index=True)
-    rows = rows.astype({"drift": float, "previous_drift": float})
+    rows = last_runs(rows).astype({"drift": float, "previous_drift": float})
     batches = _batches(rows)
     features = _features(rows, batches.index)
     png = _picture(batches, features, title, thresholds)

@@ -77,10 +77,10 @@ def digest_of(column: ColumnStatistics) -> str:
 
 
 def last_runs(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows in order of time, one for each batch and feature: of a batch that was scored again, those of the last run alone."""
+    """The rows in order of date, then of time, one for each batch and feature: of a batch that was scored again, its last run's alone."""
     last = rows[rows["scored_at"] == rows.groupby("batch_id")["scored_at"].transform("max")]
     ordered: pd.DataFrame = last.drop_duplicates(["batch_id", "feature"], keep="last").sort_values(
-        ["scored_at", "batch_id"], kind="stable", ignore_index=True
+        ["score_date", "scored_at", "batch_id"], kind="stable", ignore_index=True
     )
     return ordered
 
