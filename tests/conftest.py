@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,15 @@ import pytest
 from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """The command line configures logging for its own process, which here is everybody's."""
+    own = logging.getLogger("lakescore")
+    before = own.handlers, own.propagate, own.level
+    yield
+    own.handlers, own.propagate, own.level = before
 
 
 @pytest.fixture(scope="session")

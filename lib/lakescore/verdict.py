@@ -97,6 +97,10 @@ def judge(plan: Plan, monitor: Monitor, work: Work) -> Verdict:
         found = replace(found, drift=None, status=None, worst=None, not_analysed=odd)
     verdict = Verdict(batch, found, monitor.described)
     (log.warning if found.status == "detected" else log.info)("drift: %s, against %s", found, monitor.described)
+    for one in found.unanalysed:
+        # What the reference has and the batch has lost counts for no drift, and is worth a look all the more.
+        if batch.rows and one.batch is not None and one.reference is not None and one.reference.not_analysed is None:
+            log.warning("drift: the column %r is not analysed: %s", one.name, one.not_analysed)
     return verdict
 
 

@@ -346,6 +346,13 @@ def test_a_batch_without_rows_is_not_analysed(run: Callable[..., ScoreResult]) -
     assert result.drift.text == "not analysed: the batch has no rows"
 
 
+def test_a_column_that_the_batch_has_lost_is_warned_of(run: Callable[..., ScoreResult], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", logger="lakescore.verdict"):
+        result = run(_rows(15).assign(amount=np.nan))
+    assert result.drift is not None
+    assert "the column 'amount' is not analysed: in the batch, all values are null" in caplog.text
+
+
 def test_bad_rows_are_counted_as_features_and_not_as_predictions(run: Callable[..., ScoreResult], store: str, tmp_path: Path) -> None:
     rows = _rows(7)
     rows.loc[[5, 1_500, 2_999], "age"] = -1

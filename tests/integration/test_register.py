@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import pickle
 import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,6 @@ from lakescore.cli import register_main
 Make = Callable[..., dict[str, Any]]
 Streams = pytest.CaptureFixture[str]
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    own = logging.getLogger("lakescore")
-    before = own.handlers, own.propagate, own.level
-    yield
-    own.handlers, own.propagate, own.level = before
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import shutil
@@ -51,17 +50,6 @@ def example(spark: SparkSession, store: str) -> Callable[..., ScoreResult]:
         return score(EXAMPLES / f"{name}.yaml", overrides=[f"tracking.tracking_uri={store}", *overrides], spark=spark)
 
     return run
-
-
-@pytest.fixture(autouse=True)
-def own_logging() -> Iterator[None]:
-    """The command line's log goes to this test's stderr, which is gone afterwards."""
-    logger = logging.getLogger("lakescore")
-    before = logger.propagate, logger.level
-    yield
-    logger.handlers.clear()
-    logger.propagate = before[0]
-    logger.setLevel(before[1])
 
 
 def command(*arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

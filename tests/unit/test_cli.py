@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,6 @@ from lakescore.cli import main, score_main
 from lakescore.version import __version__
 
 Streams = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    """The command line configures logging for its own process, which here is everybody's."""
-    own = logging.getLogger("lakescore")
-    before = own.handlers, own.propagate, own.level
-    yield
-    own.handlers, own.propagate, own.level = before
 
 
 def test_the_version_is_printed(capsys: Streams) -> None:
