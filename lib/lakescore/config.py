@@ -311,7 +311,7 @@ class ColumnsConfig(Section):
 class ScoringConfig(Section):
     """How the work is spread."""
 
-    engine: Literal["spark_udf"] = "spark_udf"
+    engine: Literal["auto", "fast", "spark_udf"] = "auto"
     batch_size: Annotated[int, Field(ge=1, le=_INT)] | None = None
     partitions: Annotated[int, Field(ge=1, le=_INT)] | None = None
     mini_batch_size: Annotated[Text, AfterValidator(_mini_batch_size)] | None = None
@@ -453,8 +453,9 @@ class TrackingConfig(Section):
 
 
 class SparkConfig(Section):
-    """The Spark session, where there is none yet."""
+    """What runs the job: the Spark session, where there is none yet, or this machine's processes without Spark."""
 
+    backend: Literal["auto", "spark", "embedded"] = "auto"
     master: Text | None = None
     conf: Options = {}
 

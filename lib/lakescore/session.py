@@ -20,7 +20,7 @@ from pyspark import StorageLevel
 from pyspark.logger import PySparkLogger
 from pyspark.sql import DataFrame, SparkSession
 
-from lakescore.config import SparkConfig
+from lakescore.config import ScoreConfig, SparkConfig
 from lakescore.console import under_spark_submit
 from lakescore.errors import PlatformError
 from lakescore.redact import HIDDEN, is_secret_key
@@ -51,7 +51,7 @@ def open_session(config: SparkConfig, name: str, tables: bool = False) -> SparkS
     Raises:
         PlatformError: Java is missing or too old, or Spark does not start.
     """
-    active = _existing_session()
+    active = existing()
     if active is not None:
         if config.conf or config.master:
             log.info("spark: using the session that is there; spark.master and spark.conf of the configuration are not applied")
@@ -73,7 +73,12 @@ def open_session(config: SparkConfig, name: str, tables: bool = False) -> SparkS
     return _start(builder, "Spark")
 
 
-def _existing_session() -> SparkSession | None:
+def wants_tables(config: ScoreConfig) -> bool:
+    """Whether the run speaks of tables by name, so that a session of its own needs a catalog that lasts."""
+    return any((config.source.table, config.source.query, config.output.table))
+
+
+def existing() -> SparkSession | None:
     """The session of this thread, or the one that another thread of this process has started (a notebook's cell, a web server)."""
     active = SparkSession.getActiveSession()
     if active is not None:

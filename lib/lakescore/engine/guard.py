@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import mlflow.pyfunc
@@ -93,6 +94,16 @@ class Guard:
         features = model_input.drop(columns=[name for name in model_input.columns if str(name).startswith(OWN)])
         if self._isolates:
             return isolate(features, model_input[PROBLEM], lambda part: self._predict(part, params), self._result)
+        return self.answer(features, params, lambda row: {name: model_input[f"{KEY}{name}"].iloc[row] for name in self._keys})
+
+    def answer(self, features: pd.DataFrame, params: dict[str, Any] | None, keys: Callable[[int], dict[str, Any]]) -> Any:
+        """Call the model, where a row that fails is the end.
+
+        Args:
+            features: the model's inputs alone.
+            params: of ``predict``.
+            keys: names and values of the key columns of the row at a position, for the message.
+        """
         if os.path.exists(self._failure):
             # Spark tries a failed task again; a model that failed once fails again, and the hour until then is spared.
             with open(self._failure, encoding="utf-8") as file:
@@ -102,17 +113,18 @@ class Guard:
         except GuardError:
             raise
         except Exception as error:
-            raise self._named(error, features, model_input, params) from error
+            raise self._named(error, features, keys, params) from error
 
-    def _named(self, error: Exception, features: pd.DataFrame, rows: pd.DataFrame, params: dict[str, Any] | None) -> GuardError:
+    def _named(
+        self, error: Exception, features: pd.DataFrame, keys: Callable[[int], dict[str, Any]], params: dict[str, Any] | None
+    ) -> GuardError:
         """The model's own error, with the row that causes it where one alone does: by its keys, else by its features."""
         where = ""
         found = first_bad_row(features, lambda part: self._predict(part, params))
         if found is not None and not isinstance(found[1], GuardError):
             position, error = found
-            keys = {name: rows[f"{KEY}{name}"].iloc[position] for name in self._keys}
             # By column: a row of a frame would make its integers floats.
-            where = f" (row {shown(keys or {str(name): values.iloc[position] for name, values in features.items()})})"
+            where = f" (row {shown(keys(position) or {str(name): values.iloc[position] for name, values in features.items()})})"
         text = f"the model failed to predict: {_say(error)}{where}"
         with contextlib.suppress(OSError), open(self._failure, "w", encoding="utf-8") as file:
             file.write(text)
@@ -143,12 +155,14 @@ class Guard:
 
 def _workers_folder() -> str:
     """A folder that the workers of one host share, and that goes with them."""
+    if "pyspark" not in sys.modules:
+        return tempfile.gettempdir()  # a worker of a pool, or in an environment of its own
     try:
         from pyspark import SparkFiles
 
         return str(SparkFiles.getRootDirectory())
     except Exception:
-        return tempfile.gettempdir()  # the model runs in an environment of its own, without Spark
+        return tempfile.gettempdir()
 
 
 def _with_method(model: Any, method: str) -> Any:
