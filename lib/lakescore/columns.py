@@ -12,9 +12,10 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lakescore.casts import Problems, explicit_cast, safe_cast
+from lakescore import session
+from lakescore.casts import Problems, explicit_cast, is_number_cast, safe_cast
 from lakescore.config import ColumnsConfig
-from lakescore.errors import ConfigError, InputError, ModelError, did_you_mean, listing, nearest
+from lakescore.errors import ConfigError, InputError, ModelError, NeedsSparkError, did_you_mean, listing, nearest
 from lakescore.schema import UNREADABLE, Feature, Signature, Tensor, column, is_same
 
 ALL_FEATURES = "*"
@@ -42,9 +43,17 @@ class Input:
         return cast
 
     def check(self) -> None:
-        """Raise InputError where there is no safe way from the one type to the other."""
-        if self.found is not None and not is_same(self.found, self.feature.type):
-            self.expression()
+        """See that there is a safe way from the one type to the other.
+
+        Raises:
+            InputError: there is none.
+            NeedsSparkError: only Spark can tell, and there is no session.
+        """
+        if self.found is None or is_same(self.found, self.feature.type) or is_number_cast(self.found, self.feature.type, self.explicit):
+            return
+        if not session.is_there():
+            raise NeedsSparkError(f"column {self.column!r} is cast to {self.feature.type.simpleString()}")
+        self.expression()
 
     def __str__(self) -> str:
         if self.column is None or self.found is None:
@@ -234,7 +243,9 @@ def _refuse_contradictions(lists: Mapping[str, Sequence[str]]) -> None:
 
 def _parse_cast(name: str, text: str) -> T.DataType:
     try:
-        return T.DataType.fromDDL(text)
+        return session.parse_type(text)
+    except NeedsSparkError:
+        raise
     except Exception as error:
         raise ConfigError(f"columns.cast.{name}: got {text!r}; expected a Spark type such as double, long, string or date") from error
 

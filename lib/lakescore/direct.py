@@ -22,6 +22,7 @@ from pyspark.sql import types as T
 
 from lakescore import parquet_files, planning, session
 from lakescore.backend import why_spark_reads
+from lakescore.casts import is_number_cast
 from lakescore.columns import Input
 from lakescore.engine import direct
 from lakescore.engine.direct import Answer, Piece
@@ -115,12 +116,7 @@ def _is_readable(one: Input) -> bool:
         return is_same(found, wanted) and isinstance(found.elementType, _FLOATS)
     if not isinstance(found, _SCALARS):
         return False
-    if is_same(found, wanted):
-        return True
-    if isinstance(found, _INTEGERS):
-        wider = _INTEGERS.index(type(found)) < _INTEGERS.index(type(wanted)) if isinstance(wanted, _INTEGERS) else False
-        return wider or isinstance(wanted, _FLOATS)
-    return isinstance(found, _FLOATS) and isinstance(wanted, T.DoubleType if not one.explicit else _FLOATS)
+    return is_same(found, wanted) or is_number_cast(found, wanted, one.explicit)
 
 
 def job_of(
@@ -165,6 +161,7 @@ def job_of(
         schema=pa.schema([(one.name, arrow_type(one.dataType)) for one in schema.fields]),
         metadata=parquet_files.metadata_of(nullable(schema), spark_version),
         columns=pa.schema(columns),
+        partition=files.partition,
         plain=tuple(name for name in numbers if kept.get(name) not in files.repeating),
         compression=codec,
         folder=layout.folder,
@@ -193,7 +190,7 @@ def tasks_of(files: ParquetFiles, cores: int) -> list[list[Piece]]:
 
 def _piece(files: ParquetFiles, position: int, groups: tuple[int, ...]) -> Piece:
     file = files.files[position]
-    return Piece(file.path, groups, sum(file.groups[group][0] for group in groups))
+    return Piece(file.path, groups, file.values)
 
 
 def run_in_spark(spark: SparkSession, job: direct.Job, tasks: Sequence[Sequence[Piece]]) -> list[Answer]:

@@ -11,11 +11,11 @@ from typing import Any
 
 from deltalake import DeltaTable
 
-from lakescore import datafiles, file_checks, frames, readers, storage
+from lakescore import datafiles, delta_files, file_checks, frames, readers, storage
 from lakescore.catalog import quote_table
 from lakescore.config import ROW_PER_FILE, SourceConfig
 from lakescore.errors import ConfigError, InputError, did_you_mean, listing
-from lakescore.parquet_files import ParquetFiles
+from lakescore.parquet_files import OnlySparkError, ParquetFiles
 from lakescore.readers import option
 
 _PARQUET_MAGIC = b"PAR1"
@@ -264,7 +264,20 @@ def _inspect_delta(config: SourceConfig, paths: tuple[str, ...], found: Sequence
     if config.version is not None and latest is not None and config.version > latest:
         raise InputError(f"source.version: {paths[0]} has the versions up to {latest}; got {config.version}")
     pinned = config.version if config.version is not None or config.timestamp is not None else latest
-    return Inspection("delta", paths, inputs, version=pinned)
+    parquet, only_spark = _delta_files(found[0], pinned)
+    return Inspection("delta", paths, inputs, version=pinned, parquet=parquet, only_spark=only_spark)
+
+
+def _delta_files(folder: storage.Location, version: int | None) -> tuple[ParquetFiles | None, str]:
+    """The snapshot's files, or why only Spark reads them right. What is broken is for Spark to say."""
+    if version is None or not folder.is_local:
+        return None, "the Delta table is not on this machine, or its version is not known"
+    try:
+        return delta_files.files_of(DeltaTable(folder.path, version=version), folder.path), ""
+    except OnlySparkError as reason:
+        return None, str(reason)
+    except Exception as error:
+        return None, f"the Delta table's files cannot be read: {error}"
 
 
 def _delta_version(path: str) -> int | None:

@@ -48,6 +48,7 @@ class Work:
         failures: what an entry script's failed items were, as ``entry_script.refuse`` judges them; empty for a model.
         observed: what the tasks counted of the watched columns, as ``monitoring.statistics_of`` reads it; empty where none are.
         workers: seconds of all workers together by what they did, where they tell.
+        engine: what scored: ``direct``, ``spark_udf`` or ``entry_script``.
     """
 
     staged: Staged
@@ -60,6 +61,7 @@ class Work:
     failures: Mapping[str, Any]
     observed: Mapping[str, Any]
     workers: Mapping[str, float] = field(default_factory=dict)
+    engine: str = "spark_udf"
 
 
 def scorer(plan: Plan, monitor: Monitor | None, stopwatch: Stopwatch, scratch: Path) -> Callable[[DataFrame], DataFrame]:
@@ -188,6 +190,7 @@ def stage(
         else:
             with session.persisted(answered) as kept:
                 work = _stage_apart(plan, kept, lineage, read)
+    work = replace(work, engine="spark_udf" if plan.script is None else "entry_script")
     return work if monitor is None else replace(work, observed=watched.get)
 
 
@@ -236,7 +239,7 @@ def stage_direct(
     if isinstance(plan.result_type, (T.FloatType, T.DoubleType)):
         counts |= {"nan": sum(one.nan for one in answers), "infinite": sum(one.infinite for one in answers)}
     scored = sum(one.rows for one in answers)
-    return Work(staged, None, total, scored, 0, counts, "", {}, direct.observed(answers, monitor), direct.seconds_of(answers))
+    return Work(staged, None, total, scored, 0, counts, "", {}, direct.observed(answers, monitor), direct.seconds_of(answers), "direct")
 
 
 def doing(config: ScoreConfig) -> str:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,11 +38,12 @@ _REPEATING_SHARE = 0.9
 
 @dataclass(frozen=True)
 class ParquetFile:
-    """One file: its path, its size, and rows and uncompressed bytes of each row group."""
+    """One file: its path, its size, rows and uncompressed bytes of each row group, and the values of the partition that it is in."""
 
     path: str
     size: int
     groups: tuple[tuple[int, int], ...]
+    values: tuple[Any, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -56,22 +58,27 @@ class ParquetFiles:
         files: in order.
         schema: what Spark reads them as.
         repeating: the columns of which many values repeat, as far as the first file tells.
+        partition: the columns that are not in the files, because each has one value in all its rows.
     """
 
     files: tuple[ParquetFile, ...]
     schema: T.StructType
     repeating: frozenset[str]
+    partition: tuple[str, ...] = ()
 
 
 class OnlySparkError(Exception):
     """Why only Spark reads the files right."""
 
 
-def of_footers(footers: Sequence[tuple[str, int, pq.FileMetaData]]) -> ParquetFiles:
+def of_footers(
+    footers: Sequence[tuple[str, int, pq.FileMetaData]], partition: T.StructType | None = None, values: Sequence[tuple[Any, ...]] = ()
+) -> ParquetFiles:
     """What workers need of files that have the same columns.
 
     Args:
         footers: path, size in bytes and footer of each.
+        partition: the columns that are not in the files; values: theirs, for each file.
 
     Raises:
         OnlySparkError: pyarrow would give other values than Spark, or other types.
@@ -80,12 +87,15 @@ def of_footers(footers: Sequence[tuple[str, int, pq.FileMetaData]]) -> ParquetFi
     for (path, *_), schema in zip(footers[1:], schemas[1:], strict=True):
         if sorted(schema.fields, key=str) != sorted(schemas[0].fields, key=str):
             raise OnlySparkError(f"{path} has another schema than {footers[0][0]}")
-    return ParquetFiles(tuple(_described(*one) for one in footers), schemas[0], repeating(footers[0][2]))
+    outside = partition.fields if partition is not None else []
+    files = tuple(_described(*one, inside) for one, inside in zip(footers, values or [()] * len(footers), strict=True))
+    names = tuple(one.name for one in outside)
+    return ParquetFiles(files, T.StructType([*schemas[0].fields, *outside]), repeating(footers[0][2]).union(names), names)
 
 
-def _described(path: str, size: int, footer: pq.FileMetaData) -> ParquetFile:
+def _described(path: str, size: int, footer: pq.FileMetaData, values: tuple[Any, ...]) -> ParquetFile:
     groups = (footer.row_group(i) for i in range(footer.num_row_groups))
-    return ParquetFile(path, size, tuple((group.num_rows, group.total_byte_size) for group in groups))
+    return ParquetFile(path, size, tuple((group.num_rows, group.total_byte_size) for group in groups), values)
 
 
 def schema_of(footer: pq.FileMetaData) -> T.StructType:

@@ -25,6 +25,7 @@ from lakescore import (
     session,
     source,
     storage,
+    timing,
     tracking,
     verdict,
     warmup,
@@ -63,7 +64,10 @@ class ScoreResult:
             that ``summary_only`` writes none.
         rows_quarantined: rows that could not be scored; quarantine: the path or table that they are in, None where there are none.
         counts: null, NaN and infinite predictions.
-        seconds: by stage; total_seconds: in all.
+        seconds: by stage; total_seconds: in all. worker_seconds: of all workers together by what they did (load, read, predict, write),
+            where they tell.
+        engine: what scored: ``direct`` (workers that read and write the files on their own), ``spark_udf`` or ``entry_script``; backend:
+            what ran it, ``spark`` or ``embedded``; both empty where nothing was scored.
         drift: of the batch from its reference; None where it was not watched.
     """
 
@@ -85,6 +89,9 @@ class ScoreResult:
     counts: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     drift: Drift | None = None
+    worker_seconds: Mapping[str, float] = field(default_factory=dict)
+    engine: str = ""
+    backend: str = ""
 
     @property
     def total_seconds(self) -> float:
@@ -445,7 +452,7 @@ def _score(
         if not plan.published and plan.sink.find(spark):
             return _already_there(config, record, plan.sink)
         raise
-    log.info("score: %d rows, %d files, %.1f s", work.staged.rows, work.staged.files, record.seconds["score"])
+    log.info("score: %d rows, %d files, %.1f s (%s)", work.staged.rows, work.staged.files, record.seconds["score"], work.engine)
     try:
         if plan.script is not None:
             entry_script.refuse(work.failures, plan.script.script, allowed=0 if plan.quarantine is None else None)
@@ -471,7 +478,16 @@ def _score(
     if judged is not None:
         with record.stage("report"):
             verdict.leave(plan, judged, drift_table, record, lineage)
+    _say_where_time_went(record, work, inspection, direct.cores_of(config.spark.master) if spark is None else None)
     return _finish(plan, record, work, published, judged)
+
+
+def _say_where_time_went(record: Record, work: job.Work, inspection: Inspection, cores: int | None) -> None:
+    log.info("time: %s", timing.breakdown(record.seconds, work.workers))
+    parts = sum(len(file.groups) for file in inspection.parquet.files) if inspection.parquet is not None else None
+    hint = timing.advice(work.workers, inspection.files, inspection.size, parts, cores or 1)
+    if hint is not None:
+        log.info("time: %s", hint)
 
 
 def _stage(plan: Plan, monitor: Monitor | None, record: Record, scratch: Path, lineage: Lineage, inspection: Inspection) -> job.Work:
@@ -501,7 +517,9 @@ def _finish(plan: Plan, record: Record, work: job.Work, published: Published, ju
         "rows_quarantined": work.quarantined,
         "files_written": work.staged.files,
         "bytes_written": work.staged.size,
+        **{f"worker_seconds.{what}": round(seconds, 3) for what, seconds in work.workers.items()},
     }
+    record.params({"engine": work.engine, "backend": "embedded" if plan.session is None else "spark"})
     metrics.update({f"predictions_{name}": value for name, value in work.counts.items()})
     if judged is not None:
         metrics.update(judged.metrics)
@@ -533,4 +551,7 @@ def _finish(plan: Plan, record: Record, work: job.Work, published: Published, ju
         counts=work.counts,
         seconds=dict(record.seconds),
         drift=verdict.as_result(judged),
+        worker_seconds=dict(work.workers),
+        engine=work.engine,
+        backend="embedded" if plan.session is None else "spark",
     )

@@ -19,10 +19,12 @@ from typing import Any
 from pyspark import StorageLevel
 from pyspark.logger import PySparkLogger
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
+from pyspark.sql.utils import is_remote
 
 from lakescore.config import ScoreConfig, SparkConfig
 from lakescore.console import under_spark_submit
-from lakescore.errors import PlatformError
+from lakescore.errors import NeedsSparkError, PlatformError
 from lakescore.redact import HIDDEN, is_secret_key
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,16 @@ _OWN_DEFAULTS = {
 }
 
 
+_SIMPLE_TYPES: dict[str, T.DataType] = {
+    **dict.fromkeys(("double",), T.DoubleType()),
+    **dict.fromkeys(("float", "real"), T.FloatType()),
+    **dict.fromkeys(("byte", "tinyint"), T.ByteType()),
+    **dict.fromkeys(("short", "smallint"), T.ShortType()),
+    **dict.fromkeys(("int", "integer"), T.IntegerType()),
+    **dict.fromkeys(("long", "bigint"), T.LongType()),
+    **dict.fromkeys(("string",), T.StringType()),
+    **dict.fromkeys(("boolean",), T.BooleanType()),
+}
 # Spark's own catalog is in memory: a table's name would end with the process. Hive's is the cluster's, or a folder `metastore_db` here.
 _LASTING_CATALOG = {"spark.sql.catalogImplementation": "hive"}
 
@@ -71,6 +83,28 @@ def open_session(config: SparkConfig, name: str, tables: bool = False) -> SparkS
             builder = builder.master(config.master)
         builder = _configured(builder, {**defaults, **config.conf})
     return _start(builder, "Spark")
+
+
+def is_there() -> bool:
+    """Whether columns can be made: in classic Spark they belong to a session."""
+    return is_remote() or existing() is not None
+
+
+def parse_type(text: str) -> T.DataType:
+    """A type as Spark writes it; the simplest ones are known without Spark.
+
+    Raises:
+        NeedsSparkError: only Spark can parse it, and there is no session.
+        Exception: Spark cannot.
+    """
+    name = text.strip().lower()
+    if name.startswith("array<") and name.endswith(">") and name[6:-1] in _SIMPLE_TYPES:
+        return T.ArrayType(_SIMPLE_TYPES[name[6:-1]])
+    if name in _SIMPLE_TYPES:
+        return _SIMPLE_TYPES[name]
+    if not is_there():
+        raise NeedsSparkError(f"the type {text!r} is to be parsed")
+    return T.DataType.fromDDL(text)
 
 
 def wants_tables(config: ScoreConfig) -> bool:

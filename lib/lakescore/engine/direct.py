@@ -34,11 +34,11 @@ _GROUP_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Piece:
-    """Row groups of one file, by their positions."""
+    """Row groups of one file, by their positions, and the values of the columns that are not in it."""
 
     path: str
     groups: tuple[int, ...]
-    rows: int
+    values: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Job:
         constants: the same value in every row, by name.
         outputs: the prediction's columns by name; the field of a struct, or None for the whole.
         schema: of the file that is written, in order; metadata: what its footer says besides.
-        columns: what is read of the files; text of which much repeats is a dictionary here, which spares decoding it.
+        columns: what is read; text of which much repeats is a dictionary here, which spares decoding it. partition: those that are not
+            in the files.
         plain: columns of the output that are written without a dictionary, because few of their values repeat.
         compression: of the file.
         folder: where the file goes.
@@ -86,6 +87,7 @@ class Job:
     schema: pa.Schema
     metadata: Mapping[str, str]
     columns: pa.Schema
+    partition: tuple[str, ...]
     plain: tuple[str, ...]
     compression: str
     folder: str
@@ -211,17 +213,31 @@ def _lap(answer: Answer, what: str, start: float) -> float:
 
 def _batches(job: Job, pieces: Sequence[Piece]) -> Iterator[pa.RecordBatch]:
     """The rows with the columns that are needed, as many at once as the files have together."""
-    texts = [one.name for one in job.columns if pa.types.is_dictionary(one.type)]
+    inside = [name for name in job.columns.names if name not in job.partition]
+    texts = [one.name for one in job.columns if pa.types.is_dictionary(one.type) and one.name in inside]
     for piece in pieces:
+        constants = dict(zip(job.partition, piece.values, strict=True))
         try:
             with pq.ParquetFile(piece.path, pre_buffer=False, read_dictionary=texts) as file:
-                for batch in file.iter_batches(job.batch_rows, list(piece.groups), job.columns.names, use_threads=False):
+                for batch in file.iter_batches(job.batch_rows, list(piece.groups), inside, use_threads=False):
                     if batch.num_rows:
-                        arrays = [_cast(batch.column(one.name), one.type) for one in job.columns]
+                        arrays = [_column(batch, one, constants) for one in job.columns]
                         yield pa.RecordBatch.from_arrays(arrays, schema=job.columns)
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise guard.GuardError("input", f"source.path: {piece.path} cannot be read as parquet: {reason}") from error
+
+
+def _column(batch: pa.RecordBatch, wanted: pa.Field, constants: Mapping[str, Any]) -> pa.Array:
+    if wanted.name not in constants:
+        return _cast(batch.column(wanted.name), wanted.type)
+    return _cast(_repeated(constants[wanted.name], wanted.type, batch.num_rows), wanted.type)
+
+
+def _repeated(value: Any, kind: pa.DataType, rows: int) -> pa.DictionaryArray:
+    """The same value in every row."""
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, dtype=np.int32)), pa.array([value], plain))
 
 
 def _collected(batches: Iterable[pa.RecordBatch], most: int) -> Iterator[pa.RecordBatch]:
@@ -297,12 +313,10 @@ def _to_pandas(values: pa.Array) -> pd.Series:
 def _written(job: Job, batch: pa.RecordBatch, predicted: pd.Series | pd.DataFrame, answer: Answer) -> pa.Table:
     """What is written of a batch; the odd predictions are counted."""
     rows = batch.num_rows
-    zeros = pa.array(np.zeros(rows, dtype=np.int32))
     arrays = []
     for wanted in job.schema:
         if wanted.name in job.constants:
-            value = pa.array([job.constants[wanted.name]], wanted.type)
-            arrays.append(pa.DictionaryArray.from_arrays(zeros, value))
+            arrays.append(_repeated(job.constants[wanted.name], wanted.type, rows))
         elif wanted.name in job.outputs:
             inside = job.outputs[wanted.name]
             arrays.append(_prediction(predicted, inside, wanted.type))
