@@ -253,7 +253,7 @@ def _find(sink: Sink, spark: SparkSession | None, config: ScoreConfig) -> bool |
 
 def runtime_conf(config: ScoreConfig) -> dict[str, str]:
     """What Spark is told for this job alone; the configuration's own settings win."""
-    rows = config.scoring.batch_size or source.rows_per_batch(config.source)
+    rows = job.rows_per_call(config)
     batch = {"spark__sql__execution__arrow__maxRecordsPerBatch": str(rows)} if rows else {}
     return batch | {
         key: value for key, value in source.runtime_conf(config.source).items() if key.replace("__", ".") not in config.spark.conf
@@ -369,6 +369,7 @@ def _parameters(plan: Plan, inspection: Inspection) -> dict[str, Any]:
         "model.version": plan.model.version,
         "model.digest": plan.model.digest,
         "model.flavor": plan.model.flavor,
+        "scoring.engine": plan.engine,
         "source": plan.source.description,
         "source.format": inspection.format,
         "source.version": plan.source.version,
