@@ -58,14 +58,14 @@ print(json.dumps([shares, results]))
 def shares(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """By ``free`` and ``held``: for each model the share of the CPU time that other threads took, and some predictions."""
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(500, 200)), rng.normal(size=(500, 400))
+    x, y = rng.normal(size=(200, 200)), rng.normal(size=(200, 400))
     torch.manual_seed(0)
     models = {
-        "forest": (RandomForestClassifier(50, n_jobs=-1, random_state=0).fit(x, y[:, 0] > 0), 20_000),
-        "linear": (LinearRegression().fit(x, y), 20_000),
-        "xgboost": (xgboost.XGBRegressor(n_estimators=100, n_jobs=-1).fit(x, y[:, 0]), 20_000),
-        "lightgbm": (lightgbm.LGBMRegressor(n_estimators=100, n_jobs=-1, verbose=-1).fit(x, y[:, 0]), 20_000),
-        "torch": (torch.nn.Sequential(torch.nn.Linear(200, 400), torch.nn.ReLU(), torch.nn.Linear(400, 1)).eval(), 20_000),
+        "forest": (RandomForestClassifier(50, n_jobs=-1, random_state=0).fit(x, y[:, 0] > 0), 5_000),
+        "linear": (LinearRegression().fit(x, y), 5_000),
+        "xgboost": (xgboost.XGBRegressor(n_estimators=50, n_jobs=-1).fit(x, y[:, 0]), 5_000),
+        "lightgbm": (lightgbm.LGBMRegressor(n_estimators=50, n_jobs=-1, verbose=-1).fit(x, y[:, 0]), 5_000),
+        "torch": (torch.nn.Sequential(torch.nn.Linear(200, 400), torch.nn.ReLU(), torch.nn.Linear(400, 1)).eval(), 5_000),
     }
     file = tmp_path_factory.mktemp("threads") / "models.joblib"
     joblib.dump(models, file)
