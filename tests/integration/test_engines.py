@@ -27,7 +27,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from lakescore import score, session
 from lakescore.drift.counting import COUNTED_FIELD, Bins, Watch, add_up
-from lakescore.engine import bundle, fast, guard, spark_udf
+from lakescore.engine import bundle, fast, guard, spark_udf, threads
 from lakescore.engine.bundle import Contract
 from lakescore.engine.isolation import ERROR_FIELD, VALUE_FIELD
 from lakescore.errors import ConfigError, ModelError
@@ -36,7 +36,7 @@ Make = Callable[..., dict[str, Any]]
 ROWS = 1000
 NAMES = [f"f{i}" for i in range(20)]
 # Partitions, rows of Spark's batches, and rows that `fast` may join.
-SPREADS = [(1, 10_000, None), (1, 7, 100), (7, 100, 1000), (200, 10_000, None), (1, 1, 7)]
+SPREADS = [(1, 10_000, None), (7, 7, 100), (200, 10_000, None)]
 
 
 class Engines:
@@ -69,6 +69,8 @@ class Engines:
                 predictor = spark_udf.predictor(self._spark, made, "local", {}, watch)
             features = F.struct(*[F.col(f"`{name}`") for name in df.columns if name != "id"])
             scored = spark_udf.with_predictions(df, predictor, features, "p", kind)
+            if predictor.isolates:  # Arrow refuses a null struct of fields that are never null
+                scored = scored.withColumn("p", F.to_json(F.struct("p")))
             more = [name for name in (ERROR_FIELD, COUNTED_FIELD) if name in scored.columns]
             return scored.select("id", F.spark_partition_id().alias("part"), "p", *more).toArrow()
 
@@ -143,7 +145,11 @@ def _by_hand(model: Any, frame: pd.DataFrame, found: pa.Table, rows: int) -> np.
     """The loaded model's predictions in the order of `found`, in batches of so many rows of a partition, as an engine makes them."""
     ids, parts = found["id"].to_numpy(), found["part"].to_numpy()
     batches = [ids[parts == part][i : i + rows] for part in np.unique(parts) for i in range(0, int((parts == part).sum()), rows)]
-    return np.concatenate([np.asarray(model.predict(frame.iloc[batch].reset_index(drop=True))).ravel() for batch in batches])
+    threads.hold(1)  # as Spark has its workers do: PyTorch's products depend on it
+    try:
+        return np.concatenate([np.asarray(model.predict(frame.iloc[batch].reset_index(drop=True))).ravel() for batch in batches])
+    finally:
+        threads.hold(None)
 
 
 def test_both_engines_predict_what_the_loaded_model_predicts_bit_for_bit(
@@ -160,7 +166,7 @@ def test_both_engines_predict_what_the_loaded_model_predicts_bit_for_bit(
         if name == "torch":
             df = df.select("id", *[F.col(one).cast("float") for one in NAMES])
         asked = [("fast", max(batch, (rows or ROWS) // batch * batch))]
-        if (partitions, batch) in ((1, 10_000), (7, 100)):
+        if partitions < 200:
             asked.append(("spark_udf", batch))
         for engine, size in asked:
             found = engines.predict(engine, uri, df, "float" if is_float else "double", batch, rows)
@@ -266,7 +272,7 @@ class Outputs(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         return [None if x == 3 else np.full(int(x) % 4, x, np.float32) for x in model_input["x"]]
 
     def matrix(self, context: Any, model_input: pd.DataFrame) -> Any:
-        return np.stack([np.full((2, 3), x) for x in model_input["x"]])
+        return [[[x, 0.1]] * (int(x) % 3) for x in model_input["x"]]
 
     def struct(self, context: Any, model_input: pd.DataFrame) -> Any:
         return pd.DataFrame(
@@ -277,6 +283,7 @@ class Outputs(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
                 "s": self.string(context, model_input),
                 "b": self.boolean(context, model_input),
                 "a": [[int(x), 2] for x in model_input["x"]],
+                "m": self.matrix(context, model_input),
                 "t": [["x\0", "y"][: int(x) % 3] for x in model_input["x"]],
             }
         )
@@ -284,15 +291,12 @@ class Outputs(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
 OUTPUTS = {
     "double": "double",
-    "float": "float",
-    "long": "long",
     "string": "string",
     "boolean": "boolean",
     "timestamp": "timestamp",
     "binary": "binary",
     "array": "array<double>",
-    "matrix": "array<array<float>>",
-    "struct": "struct<d:double,f:float,i:long,s:string,b:boolean,a:array<double>,t:array<string>>",
+    "struct": "struct<d:double,f:float,i:long,s:string,b:boolean,a:array<double>,m:array<array<double>>,t:array<string>>",
 }
 
 
@@ -315,7 +319,7 @@ def test_every_type_that_can_be_quarantined_leaves_as_from_spark_udf(spark: Spar
     problem = F.when(F.col("id") == 7, F.lit("column 'x': too odd")).alias(guard.PROBLEM)
     df = spark.createDataFrame(x.assign(id=np.arange(23))).select("*", problem).coalesce(1)
 
-    for method in ("long", "string", "array", "struct"):
+    for method in ("double", "string", "array", "struct"):
         contract = {"method": method, "isolates": True}
         expected = engines.predict("spark_udf", uri, df, OUTPUTS[method], batch=5, **contract)
         found = engines.predict("fast", uri, df, OUTPUTS[method], batch=5, rows=1000, **contract)
@@ -332,9 +336,9 @@ class Picky(Outputs):
             if x in (4.0, 14.0):
                 raise ValueError(f"not {x}")
 
-    def long(self, context: Any, model_input: pd.DataFrame) -> Any:
+    def double(self, context: Any, model_input: pd.DataFrame) -> Any:
         self._check(model_input)
-        return super().long(context, model_input)
+        return super().double(context, model_input)
 
     def string(self, context: Any, model_input: pd.DataFrame) -> Any:
         self._check(model_input)
