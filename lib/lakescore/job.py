@@ -13,9 +13,9 @@ from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lakescore import columns, console, direct, monitoring, planning, progress, session
+from lakescore import columns, console, direct, monitoring, planning, progress, session, source
 from lakescore.config import ROW_PER_FILE, ErrorsConfig, ScoreConfig
-from lakescore.engine import bundle, entry_script, guard, spark_udf
+from lakescore.engine import bundle, entry_script, fast, guard, spark_udf
 from lakescore.engine.direct import Answer
 from lakescore.engine.isolation import ERROR_FIELD
 from lakescore.engine.pool import Pool
@@ -48,7 +48,7 @@ class Work:
         failures: what an entry script's failed items were, as ``entry_script.refuse`` judges them; empty for a model.
         observed: what the tasks counted of the watched columns, as ``monitoring.statistics_of`` reads it; empty where none are.
         workers: seconds of all workers together by what they did, where they tell.
-        engine: what scored: ``direct``, ``spark_udf`` or ``entry_script``.
+        engine: what scored: ``direct``, ``fast``, ``spark_udf`` or ``entry_script``.
     """
 
     staged: Staged
@@ -95,14 +95,22 @@ def _script_scorer(plan: Plan, settings: entry_script.Settings, stopwatch: Stopw
 
 def _model_scorer(plan: Plan, monitor: Monitor | None, stopwatch: Stopwatch, scratch: Path) -> Callable[[DataFrame], DataFrame]:
     config, watch = plan.config, None if monitor is None else monitor.watch()
-    shipped = bundle.build(plan.model.path, _contract(plan), config.model.env_manager != "local", scratch / "bundle")
+    made = bundle.build(plan.model.path, _contract(plan), config.model.env_manager != "local", scratch / "bundle")
     trying = progress.doing("scoring one row on a worker", console.terminal())
     with stopwatch.stage("probe"), trying, translated("model: the worker's test row failed", ModelError):
-        predictor = spark_udf.predictor(plan.spark, shipped, config.model.env_manager, config.model.params, watch)
+        if plan.engine == "fast":
+            predictor = fast.predictor(plan.spark, made, config.model.params, watch, rows_per_call(config), scratch)
+        else:
+            predictor = spark_udf.predictor(plan.spark, made, config.model.env_manager, config.model.params, watch)
         features = _features(plan, monitor)
         _probe(plan, features, predictor)
-    log.info("probe: one row scored on a worker, %.1f s", stopwatch.seconds["probe"])
+    log.info("probe: one row scored on a worker, %.1f s (engine %s)", stopwatch.seconds["probe"], plan.engine)
     return lambda df: spark_udf.with_predictions(df, predictor, features, PREDICTION, plan.result_type)
+
+
+def rows_per_call(config: ScoreConfig) -> int | None:
+    """The rows that a model may get at once; None: nothing limits them."""
+    return config.scoring.batch_size or source.rows_per_batch(config.source)
 
 
 def _contract(plan: Plan) -> bundle.Contract:
@@ -116,6 +124,7 @@ def _contract(plan: Plan) -> bundle.Contract:
         keys=plan.alignment.keys,
         isolates=isolates,
         tensor=plan.tensor,
+        threads=(fast.threads_of(plan.session) if plan.session is not None else 1) if plan.engine == "fast" else None,
     )
 
 
@@ -190,7 +199,7 @@ def stage(
         else:
             with session.persisted(answered) as kept:
                 work = _stage_apart(plan, kept, lineage, read)
-    work = replace(work, engine="spark_udf" if plan.script is None else "entry_script")
+    work = replace(work, engine=plan.engine)
     return work if monitor is None else replace(work, observed=watched.get)
 
 

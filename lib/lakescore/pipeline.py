@@ -66,7 +66,8 @@ class ScoreResult:
         counts: null, NaN and infinite predictions.
         seconds: by stage; total_seconds: in all. worker_seconds: of all workers together by what they did (load, read, predict, write),
             where they tell.
-        engine: what scored: ``direct`` (workers that read and write the files on their own), ``spark_udf`` or ``entry_script``; backend:
+        engine: what scored: ``direct`` (workers that read and write the files on their own), ``fast``, ``spark_udf`` or
+            ``entry_script``; backend:
             what ran it, ``spark`` or ``embedded``; both empty where nothing was scored.
         drift: of the batch from its reference; None where it was not watched.
     """
@@ -309,7 +310,7 @@ def _find(sink: Sink, spark: SparkSession | None, config: ScoreConfig) -> bool |
 
 def runtime_conf(config: ScoreConfig) -> dict[str, str]:
     """What Spark is told for this job alone; the configuration's own settings win."""
-    rows = config.scoring.batch_size or source.rows_per_batch(config.source)
+    rows = job.rows_per_call(config)
     batch = {"spark__sql__execution__arrow__maxRecordsPerBatch": str(rows)} if rows else {}
     return batch | {
         key: value for key, value in source.runtime_conf(config.source).items() if key.replace("__", ".") not in config.spark.conf
@@ -519,7 +520,7 @@ def _finish(plan: Plan, record: Record, work: job.Work, published: Published, ju
         "bytes_written": work.staged.size,
         **{f"worker_seconds.{what}": round(seconds, 3) for what, seconds in work.workers.items()},
     }
-    record.params({"engine": work.engine, "backend": "embedded" if plan.session is None else "spark"})
+    record.params({"scoring.engine": work.engine, "spark.backend": "embedded" if plan.session is None else "spark"})
     metrics.update({f"predictions_{name}": value for name, value in work.counts.items()})
     if judged is not None:
         metrics.update(judged.metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -14,7 +15,7 @@ from pyspark.sql import types as T
 from lakescore import classes, columns, inline_rows, session, source, storage, tensors
 from lakescore.columns import Alignment
 from lakescore.config import ColumnsConfig, OutputConfig, ScoreConfig
-from lakescore.engine import entry_script, guard
+from lakescore.engine import entry_script, fast, guard
 from lakescore.errors import ConfigError, InputError, NeedsSparkError, OutputError, did_you_mean, listing
 from lakescore.lineage import Lineage, check_partition_by, lineage_columns, lineage_types
 from lakescore.models import resolve
@@ -23,6 +24,8 @@ from lakescore.schema import LINEAGE_COLUMNS, PARTITION, TIMESTAMPS, UNREADABLE,
 from lakescore.sinks import Batch, Sink, open_sink, quarantine
 from lakescore.source import Inspection, Source
 
+log = logging.getLogger(__name__)
+
 OWN = "__lakescore_"
 PREDICTION = f"{OWN}prediction"
 ROW = f"{OWN}row"
@@ -30,7 +33,11 @@ ROW = f"{OWN}row"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do, decided on the driver before the first task."""
+    """What a run would do, decided on the driver before the first task.
+
+    Attributes:
+        engine: ``fast``, ``spark_udf`` or ``entry_script``: what calls the model where rows pass Spark.
+    """
 
     config: ScoreConfig
     session: SparkSession | None
@@ -42,6 +49,7 @@ class Plan:
     kept: tuple[str, ...]
     sink: Sink
     published: bool
+    engine: str
     quarantine: Sink | None = None
     tensor: Tensor | None = None
     script: entry_script.Settings | None = None
@@ -133,6 +141,7 @@ def make(
         kept,
         sink,
         published,
+        "entry_script" if settings is not None else _engine(config, spark, result_type),
         tensor=tensor,
         script=settings,
         digests=digests,
@@ -148,6 +157,18 @@ def _without_content(found: Source) -> Source:
         return found
     df = found.df.drop(found.content)
     return replace(found, schema=df.schema, rows=df, content=None)
+
+
+def _engine(config: ScoreConfig, spark: SparkSession | None, result: T.DataType) -> str:
+    """What ``scoring.engine`` comes to for this model and session."""
+    wanted = config.scoring.engine
+    reason = None if wanted == "spark_udf" or spark is None else fast.unproven(spark, config.model.env_manager, result)
+    if reason is None:
+        return "spark_udf" if wanted == "spark_udf" else "fast"
+    if wanted == "fast":
+        raise ConfigError(f"scoring.engine: fast is not possible: {reason}; leave it at auto")
+    log.info("engine: spark_udf, because %s", reason)
+    return "spark_udf"
 
 
 def quarantines(config: ScoreConfig) -> bool:
