@@ -358,6 +358,8 @@ def test_mini_batches_are_cut_by_size_or_by_key() -> None:
     [
         ({"uri": "m"}, {"processes": 2}, "scoring.processes belongs to model.entry_script, which is not set"),
         ({"entry_script": "s.py"}, {"batch_size": 2}, "scoring.batch_size is for a model"),
+        ({"entry_script": "s.py"}, {"engine": "fast"}, "scoring.engine: fast is not for an entry script, which has a process of its own"),
+        ({"uri": "m", "env_manager": "conda"}, {"engine": "fast"}, "fast is not for model.env_manager: conda; leave it at auto"),
     ],
 )
 def test_scoring_keys_belong_to_what_scores(model: dict[str, Any], scoring: dict[str, Any], message: str) -> None:
