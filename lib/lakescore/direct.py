@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from pyspark import SparkContext
 from pyspark import __version__ as spark_version
 from pyspark.sql import SparkSession
 from pyspark.sql import types as T
@@ -26,6 +27,7 @@ from lakescore.casts import is_number_cast
 from lakescore.columns import Input
 from lakescore.engine import direct
 from lakescore.engine.direct import Answer, Piece
+from lakescore.engine.pool import Pool
 from lakescore.lineage import Lineage
 from lakescore.monitoring import Monitor
 from lakescore.parquet_files import ParquetFiles, arrow_type
@@ -38,6 +40,18 @@ from lakescore.sinks.base import Layout
 _INTEGERS = (T.ByteType, T.ShortType, T.IntegerType, T.LongType)
 _FLOATS = (T.FloatType, T.DoubleType)
 _SCALARS = (*_INTEGERS, *_FLOATS, T.BooleanType, T.StringType)
+# Settings of a session under which Spark would read, name or write something else than workers do.
+_AS_SPARK_HAS_IT = {
+    "spark.sql.caseSensitive": "false",
+    "spark.sql.parquet.binaryAsString": "false",
+    "spark.sql.parquet.inferTimestampNTZ.enabled": "true",
+    "spark.sql.parquet.datetimeRebaseModeInRead": "corrected",
+    "spark.sql.parquet.mergeSchema": "false",
+    "spark.sql.parquet.writeLegacyFormat": "false",
+    "spark.sql.files.ignoreCorruptFiles": "false",
+    "spark.sql.files.ignoreMissingFiles": "false",
+    "spark.task.cpus": "1",
+}
 _CODECS = {"snappy": "snappy", "zstd": "zstd", "gzip": "gzip", "none": "none", "uncompressed": "none"}
 # A model that is called with more rows at once is hardly faster, and takes more memory.
 _BATCH_ROWS = 131_072
@@ -49,26 +63,49 @@ _MOST_TASK_BYTES = 512 << 20
 
 @dataclass(frozen=True)
 class Settings:
-    """What a session decides: the codec of its files, and how many tasks run at once; None: it is not known how to do that here."""
+    """The codec of the files, and how many tasks run at once."""
 
     codec: str
     cores: int
 
 
-def settings_of(spark: SparkSession | None, master: str | None) -> Settings | None:
-    """The settings of a session on this machine, or of this machine alone; None where workers may be on others."""
-    if spark is None:
-        return Settings("snappy", cores_of(master))
+@dataclass(frozen=True)
+class Route:
+    """How rows go where they do not pass Spark.
+
+    Attributes:
+        pool: the workers; guarded: the folder of the model behind its guard.
+        context: of Spark, whose tasks ask the workers; None: they are asked without Spark.
+    """
+
+    settings: Settings
+    pool: Pool
+    guarded: Path
+    context: SparkContext | None = None
+
+
+def this_machine(master: str | None) -> Settings:
+    """The settings without Spark: a worker for each of the cores that ``local[N]`` asks for, else for each that this process may use."""
+    inside = (master or "").removeprefix("local").strip("[]").split(",")[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Settings("snappy", int(inside) if inside.isdigit() and int(inside) else cores)
+
+
+def settings_of(spark: SparkSession | SparkContext) -> Settings | None:
+    """The settings of a session, or of a context without one.
+
+    Returns:
+        None where workers may be on other machines, or Spark reads or writes files in ways of its own.
+    """
     if not session.is_one_machine(spark):
         return None
-    codec = _CODECS.get(str(spark.conf.get("spark.sql.parquet.compression.codec", "snappy")).lower())
-    return None if codec is None else Settings(codec, spark.sparkContext.defaultParallelism)
-
-
-def cores_of(master: str | None) -> int:
-    """How many workers there are without Spark: what ``local[N]`` asks for, else one for each core that this process may use."""
-    inside = (master or "").removeprefix("local").strip("[]").split(",")[0]
-    return int(inside) if inside.isdigit() else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    context = spark if isinstance(spark, SparkContext) else spark.sparkContext
+    conf: Any = context.getConf() if isinstance(spark, SparkContext) else spark.conf
+    for key, expected in _AS_SPARK_HAS_IT.items():
+        if str(conf.get(key, expected)).lower() != expected:
+            return None
+    codec = _CODECS.get(str(conf.get("spark.sql.parquet.compression.codec", "snappy")).lower())
+    return None if codec is None else Settings(codec, context.defaultParallelism)
 
 
 def refusal(plan: Plan, files: ParquetFiles | None, reason: str, monitor: Monitor | None) -> str | None:
@@ -119,19 +156,16 @@ def _is_readable(one: Input) -> bool:
     return is_same(found, wanted) or is_number_cast(found, wanted, one.explicit)
 
 
-def job_of(
-    plan: Plan, files: ParquetFiles, guarded: Path, monitor: Monitor | None, lineage: Lineage, layout: Layout, codec: str
-) -> direct.Job:
+def job_of(plan: Plan, files: ParquetFiles, route: Route, monitor: Monitor | None, lineage: Lineage, layout: Layout) -> direct.Job:
     """What all tasks share.
 
     Args:
         plan: of which ``refusal`` has nothing to say.
         files: the source's.
-        guarded: the folder of the model behind its guard.
+        route: the workers.
         monitor: what is watched.
         lineage: the run's columns.
         layout: where the files go.
-        codec: of the files.
     """
     config, old = plan.config, {new: old for old, new in plan.alignment.source if new is not None}
     inputs = tuple(_input(one, old) for one in plan.alignment.inputs)
@@ -151,7 +185,7 @@ def job_of(
     columns = [(one.name, _read_type(one, passing)) for one in files.schema.fields if one.name in used]
     numbers = [one.name for one in schema.fields if isinstance(one.dataType, (*_INTEGERS, *_FLOATS))]
     return direct.Job(
-        guarded=str(guarded),
+        guarded=str(route.guarded),
         params=config.model.params or None,
         inputs=inputs,
         keys=keys,
@@ -163,7 +197,7 @@ def job_of(
         columns=pa.schema(columns),
         partition=files.partition,
         plain=tuple(name for name in numbers if kept.get(name) not in files.repeating),
-        compression=codec,
+        compression=route.settings.codec,
         folder=layout.folder,
         batch_rows=parquet_files.rows_at_once(files.files, config.scoring.batch_size or _BATCH_ROWS, _BATCH_BYTES),
         watch=watch,
@@ -193,13 +227,6 @@ def _piece(files: ParquetFiles, position: int, groups: tuple[int, ...]) -> Piece
     return Piece(file.path, groups, file.values)
 
 
-def run_in_spark(spark: SparkSession, job: direct.Job, tasks: Sequence[Sequence[Piece]]) -> list[Answer]:
-    """Run the tasks as tasks of Spark."""
-    numbers = spark.range(0, len(tasks), 1, len(tasks))
-    found = numbers.mapInArrow(direct.in_spark(job, tasks), "answer binary").toArrow()
-    return [pickle.loads(answer) for answer in found.column("answer").to_pylist()]
-
-
 class Counting:
     """How far the workers of a pool are, for a progress bar."""
 
@@ -215,6 +242,25 @@ class Counting:
     def reader(self) -> Iterator[Callable[[], JobProgress | None]]:
         """As ``progress.shown`` wants it."""
         yield lambda: self._now
+
+
+def run(route: Route, job: direct.Job, tasks: Sequence[Sequence[Piece]], counting: Counting) -> list[Answer]:
+    """Have all tasks done, as tasks of Spark where there is a context.
+
+    Args:
+        route: the workers.
+        job, tasks: what is to be done.
+        counting: told of each task that is done, where Spark does not count them.
+
+    Raises:
+        Exception: a task failed; with the worker's traceback.
+    """
+    if route.context is None:
+        return route.pool.run(job, tasks, route.settings.cores, lambda answer: counting.add(answer, len(tasks)))
+    with route.pool.served(job, tasks) as ask:
+        # No DataFrame: Spark would set up its SQL engine first, for as many rows as there are tasks.
+        found = route.context.parallelize(range(len(tasks)), len(tasks)).map(ask).collect()
+    return [pickle.loads(answer) for answer in found]
 
 
 def observed(answers: Sequence[Answer], monitor: Monitor | None) -> dict[str, Any]:

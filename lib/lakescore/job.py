@@ -15,10 +15,10 @@ from pyspark.sql import types as T
 
 from lakescore import columns, console, direct, monitoring, planning, progress, session, source
 from lakescore.config import ROW_PER_FILE, ErrorsConfig, ScoreConfig
+from lakescore.direct import Route
 from lakescore.engine import bundle, entry_script, fast, guard, spark_udf
 from lakescore.engine.direct import Answer
 from lakescore.engine.isolation import ERROR_FIELD
-from lakescore.engine.pool import Pool
 from lakescore.engine.spark_udf import Predictor
 from lakescore.errors import InputError, LakescoreError, ModelError
 from lakescore.failures import translated
@@ -203,44 +203,35 @@ def stage(
     return work if monitor is None else replace(work, observed=watched.get)
 
 
-def stage_direct(
-    plan: Plan,
-    files: ParquetFiles,
-    settings: direct.Settings,
-    monitor: Monitor | None,
-    stopwatch: Stopwatch,
-    scratch: Path,
-    lineage: Lineage,
-    pool: Pool | None,
-) -> Work:
+def guarded(plan: Plan, scratch: Path) -> Path:
+    """Write the model behind its guard, for workers that call it on their own; returns its folder."""
+    return bundle.build(plan.model.path, _contract(plan), False, scratch / "guarded").path / "guarded"
+
+
+def stage_direct(plan: Plan, route: Route, files: ParquetFiles, monitor: Monitor | None, stopwatch: Stopwatch, lineage: Lineage) -> Work:
     """The same where workers read and write the files on their own: no row passes Spark.
 
     Args:
         plan: of which ``direct.refusal`` has nothing to say; files, monitor: as it was told.
-        settings: of the session, or of this machine.
+        route: the workers.
         stopwatch: takes the time of the stage ``score``.
-        scratch: for the model's folder.
         lineage: the run's columns.
-        pool: the workers; None: Spark's are.
 
     Raises:
         LakescoreError: a row cannot be read, scored or written.
     """
     assert isinstance(plan.sink, FileSink), "direct.refusal has looked"
-    guarded = bundle.build(plan.model.path, _contract(plan), False, scratch / "bundle").path / "guarded"
-    tasks, counting = direct.tasks_of(files, settings.cores), direct.Counting()
+    tasks, counting = direct.tasks_of(files, route.settings.cores), direct.Counting()
     answers: list[Answer] = []
 
     def write(layout: Layout) -> set[str]:
-        job = direct.job_of(plan, files, guarded, monitor, lineage, layout, settings.codec)
-        if pool is None:
-            answers.extend(direct.run_in_spark(plan.spark, job, tasks))
-        else:
-            answers.extend(pool.run(job, tasks, settings.cores, lambda answer: counting.add(answer, len(tasks))))
+        made = direct.job_of(plan, files, route, monitor, lineage, layout)
+        answers.extend(direct.run(route, made, tasks, counting))
         return {answer.file for answer in answers}
 
     total = sum(file.rows for file in files.files)
-    reader = (lambda: session.job_progress(plan.spark)) if pool is None else counting.reader
+    context = route.context
+    reader = counting.reader if context is None else (lambda: session.stages_of(context))
     bar = progress.shown(reader, "scoring", total, console.terminal())
     with stopwatch.stage("score"), bar, translated(doing(plan.config), LakescoreError):
         staged = plan.sink.stage_files(planning.output_schema(plan), write)
@@ -248,7 +239,9 @@ def stage_direct(
     if isinstance(plan.result_type, (T.FloatType, T.DoubleType)):
         counts |= {"nan": sum(one.nan for one in answers), "infinite": sum(one.infinite for one in answers)}
     scored = sum(one.rows for one in answers)
-    return Work(staged, None, total, scored, 0, counts, "", {}, direct.observed(answers, monitor), direct.seconds_of(answers), "direct")
+    seconds = direct.seconds_of(answers)
+    seconds["load"] = seconds.get("load", 0.0) + route.pool.load_seconds
+    return Work(staged, None, total, scored, 0, counts, "", {}, direct.observed(answers, monitor), seconds, "direct")
 
 
 def doing(config: ScoreConfig) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,6 +33,7 @@ from lakescore import (
 )
 from lakescore.compose import compose
 from lakescore.config import ROW_FILES, ROW_PER_FILE, ScoreConfig, mini_batch_limit
+from lakescore.direct import Route
 from lakescore.engine import entry_script
 from lakescore.errors import ConfigError, LakescoreError, NeedsSparkError, OutputError
 from lakescore.lineage import Lineage
@@ -253,49 +255,83 @@ def _run(
             plan = planning.make(config, spark, model, inspection, sink, record.run_id, bool(published), data, settings, digests)
             return plan, monitoring.prepare(plan, record.client, config.tracking.registry_uri, scratch)
 
-    prepared = None if spark is not None or published is None else _without_spark(config, inspection, prepare)
-    if prepared is None:
-        with record.stage("session"), progress.doing("starting Spark", screen):
-            spark = spark or open_session(config)
+    with ExitStack() as stack:
+        chosen = _without_rows_in_spark(config, inspection, spark, record, scratch, stack, prepare) if published is not None else None
+        if chosen is None:
+            with record.stage("session"), progress.doing("starting Spark", screen):
+                spark = spark or open_session(config)
+            if published is None:
+                published = _find(sink, spark, config)
+                if published and config.run.on_rerun != "replace":
+                    return _already_there(config, record, sink)
+            plan, monitor = prepare(spark)
+            route = _route(plan, inspection, monitor, scratch, stack)
+        else:
+            plan, monitor, route = chosen
+        drift_table = verdict.open_table(plan, record.run_id) if monitor is not None else None
+        record.params(_parameters(plan, inspection))
+        if config.scoring.allow_reuse and (earlier := _reused(plan, record)) is not None:
+            return earlier
         if published is None:
-            published = _find(sink, spark, config)
-            if published and config.run.on_rerun != "replace":
-                return _already_there(config, record, sink)
-        prepared = prepare(spark)
-    plan, monitor = prepared
-    drift_table = verdict.open_table(plan, record.run_id) if monitor is not None else None
-    record.params(_parameters(plan, inspection))
-    if config.scoring.allow_reuse and (earlier := _reused(plan, record)) is not None:
-        return earlier
-    if published is None:
-        sink.find(spark)
-    log.info("source: %s, %d columns, %d features", plan.source.description, len(plan.alignment.kept), len(plan.alignment.inputs))
-    if spark is None:
-        return _score(plan, monitor, drift_table, record, scratch, started, inspection)
-    with session.runtime_conf(spark, **runtime_conf(config)):
-        return _score(plan, monitor, drift_table, record, scratch, started, inspection)
+            sink.find(plan.session)
+        log.info("source: %s, %d columns, %d features", plan.source.description, len(plan.alignment.kept), len(plan.alignment.inputs))
+        if plan.session is not None:
+            stack.enter_context(session.runtime_conf(plan.session, **runtime_conf(config)))
+        return _score(plan, route, monitor, drift_table, record, scratch, started, inspection)
 
 
-def _without_spark(
-    config: ScoreConfig, inspection: Inspection, prepare: Callable[[None], tuple[Plan, Monitor | None]]
-) -> tuple[Plan, Monitor | None] | None:
-    """The plan of a run that needs no Spark; None where it does, or Spark is there anyway.
+def _without_rows_in_spark(
+    config: ScoreConfig,
+    inspection: Inspection,
+    spark: SparkSession | None,
+    record: Record,
+    scratch: Path,
+    stack: ExitStack,
+    prepare: Callable[[SparkSession | None], tuple[Plan, Monitor | None]],
+) -> tuple[Plan, Monitor | None, Route] | None:
+    """The plan of a run whose rows do not pass Spark, made without it, while it starts; None where they do.
 
     Raises:
-        ConfigError: ``spark.backend`` is embedded, and it needs Spark.
+        ConfigError: ``spark.backend`` is embedded, and the run needs Spark.
     """
-    reason = "there is a session already" if session.existing() is not None else backend.why_spark(config)
+    spark = spark or session.existing()
+    reason = backend.why_spark_reads(config) if spark is None or direct.settings_of(spark) else "the session is another than ours"
     if reason is None:
         try:
             plan, monitor = prepare(None)
             reason = direct.refusal(plan, inspection.parquet, inspection.only_spark, monitor)
-            if reason is None:
-                return plan, monitor
         except NeedsSparkError as needed:
             reason = str(needed)
-    backend.refuse(config, reason)
-    (log.debug if config.spark.backend == "spark" else log.info)("spark: the run needs Spark, because %s", reason)
-    return None
+    embedded = "there is a session already" if spark is not None else backend.why_spark(config)
+    if (needed_for := reason or embedded) is not None:
+        backend.refuse(config, needed_for)
+    if reason is not None:
+        log.debug("score: the rows pass Spark, because %s", reason)
+        return None
+    workers = stack.enter_context(warmup.take_pool())
+    route = Route(direct.this_machine(config.spark.master), workers, job.guarded(plan, scratch))
+    workers.load(route.guarded)
+    if embedded is None:
+        return plan, monitor, route
+    log.debug("spark: it runs the tasks, because %s", embedded)
+    with record.stage("session"), progress.doing("starting Spark", console.terminal()):
+        if spark is None and config.drift.table is None:
+            context = warmup.take_context(config)
+        else:
+            spark = spark or open_session(config)
+            context = spark.sparkContext
+    settings = direct.settings_of(spark or context)
+    return None if settings is None else (replace(plan, session=spark), monitor, replace(route, settings=settings, context=context))
+
+
+def _route(plan: Plan, inspection: Inspection, monitor: Monitor | None, scratch: Path, stack: ExitStack) -> Route | None:
+    """The same for a plan that could not be made without Spark."""
+    settings = direct.settings_of(plan.spark)
+    reason = direct.refusal(plan, inspection.parquet, inspection.only_spark, monitor)
+    if settings is None or reason is not None:
+        log.debug("score: the rows pass Spark, because %s", reason or "the session is another than ours, or has other machines")
+        return None
+    return Route(settings, stack.enter_context(warmup.take_pool()), job.guarded(plan, scratch), plan.spark.sparkContext)
 
 
 def _find(sink: Sink, spark: SparkSession | None, config: ScoreConfig) -> bool | None:
@@ -319,7 +355,7 @@ def runtime_conf(config: ScoreConfig) -> dict[str, str]:
 
 def open_session(config: ScoreConfig) -> SparkSession:
     """The session that is there, or a new one as the configuration has it."""
-    return warmup.take_session(lambda: session.open_session(config.spark, config.run.name, session.wants_tables(config)))
+    return warmup.take_session(config)
 
 
 def resolve_model(
@@ -438,6 +474,7 @@ def _parameters(plan: Plan, inspection: Inspection) -> dict[str, Any]:
 
 def _score(
     plan: Plan,
+    route: Route | None,
     monitor: Monitor | None,
     drift_table: DriftTable | None,
     record: Record,
@@ -447,7 +484,7 @@ def _score(
 ) -> ScoreResult:
     config, spark, lineage = plan.config, plan.session, plan.lineage(record.run_id, started)
     try:
-        work = _stage(plan, monitor, record, scratch, lineage, inspection)
+        work = _stage(plan, route, monitor, record, scratch, lineage, inspection)
     except LakescoreError:
         # A run of the same batch that came first has cleared this one's staged files away.
         if not plan.published and plan.sink.find(spark):
@@ -479,38 +516,37 @@ def _score(
     if judged is not None:
         with record.stage("report"):
             verdict.leave(plan, judged, drift_table, record, lineage)
-    _say_where_time_went(record, work, inspection, direct.cores_of(config.spark.master) if spark is None else None)
-    return _finish(plan, record, work, published, judged)
+    _say_where_time_went(record, work, inspection, route)
+    return _finish(plan, route, record, work, published, judged)
 
 
-def _say_where_time_went(record: Record, work: job.Work, inspection: Inspection, cores: int | None) -> None:
+def _backend(plan: Plan, route: Route | None) -> str:
+    return "embedded" if plan.session is None and (route is None or route.context is None) else "spark"
+
+
+def _say_where_time_went(record: Record, work: job.Work, inspection: Inspection, route: Route | None) -> None:
     log.info("time: %s", timing.breakdown(record.seconds, work.workers))
     parts = sum(len(file.groups) for file in inspection.parquet.files) if inspection.parquet is not None else None
-    hint = timing.advice(work.workers, inspection.files, inspection.size, parts, cores or 1)
+    hint = timing.advice(work.workers, inspection.files, inspection.size, parts, route.settings.cores if route is not None else 1)
     if hint is not None:
         log.info("time: %s", hint)
 
 
-def _stage(plan: Plan, monitor: Monitor | None, record: Record, scratch: Path, lineage: Lineage, inspection: Inspection) -> job.Work:
-    """Score and stage the rows, by the fastest way that gives what Spark's own path gives."""
-    settings = direct.settings_of(plan.session, plan.config.spark.master)
-    refusal = direct.refusal(plan, inspection.parquet, inspection.only_spark, monitor)
-    if settings is None or refusal is not None or inspection.parquet is None:
-        log.debug("score: the rows pass Spark, because %s", refusal or "workers may be on other machines, or files have another codec")
-        scorer = job.scorer(plan, monitor, record, scratch)
-        return job.stage(plan, monitor, record, scorer, lineage, inspection.rows)
-    log.debug("score: workers read and write the files on their own")
-    if plan.session is not None:
-        return job.stage_direct(plan, inspection.parquet, settings, monitor, record, scratch, lineage, None)
-    with warmup.take_pool() as workers:
-        return job.stage_direct(plan, inspection.parquet, settings, monitor, record, scratch, lineage, workers)
+def _stage(
+    plan: Plan, route: Route | None, monitor: Monitor | None, record: Record, scratch: Path, lineage: Lineage, inspection: Inspection
+) -> job.Work:
+    """Score and stage the rows."""
+    if route is not None and inspection.parquet is not None:
+        return job.stage_direct(plan, route, inspection.parquet, monitor, record, lineage)
+    scorer = job.scorer(plan, monitor, record, scratch)
+    return job.stage(plan, monitor, record, scorer, lineage, inspection.rows)
 
 
 def _written(staged: Staged) -> int:
     return staged.rows if staged.written is None else staged.written
 
 
-def _finish(plan: Plan, record: Record, work: job.Work, published: Published, judged: Verdict | None) -> ScoreResult:
+def _finish(plan: Plan, route: Route | None, record: Record, work: job.Work, published: Published, judged: Verdict | None) -> ScoreResult:
     metrics: dict[str, float] = {
         "rows_read": work.read,
         "rows_scored": work.scored,
@@ -520,7 +556,7 @@ def _finish(plan: Plan, record: Record, work: job.Work, published: Published, ju
         "bytes_written": work.staged.size,
         **{f"worker_seconds.{what}": round(seconds, 3) for what, seconds in work.workers.items()},
     }
-    record.params({"scoring.engine": work.engine, "spark.backend": "embedded" if plan.session is None else "spark"})
+    record.params({"scoring.engine": work.engine, "spark.backend": _backend(plan, route)})
     metrics.update({f"predictions_{name}": value for name, value in work.counts.items()})
     if judged is not None:
         metrics.update(judged.metrics)
@@ -554,5 +590,5 @@ def _finish(plan: Plan, record: Record, work: job.Work, published: Published, ju
         drift=verdict.as_result(judged),
         worker_seconds=dict(work.workers),
         engine=work.engine,
-        backend="embedded" if plan.session is None else "spark",
+        backend=_backend(plan, route),
     )

@@ -111,6 +111,8 @@ def make(
         names = inline_rows.names_of(config.source.rows, names, chosen.select or chosen.drop, bool(chosen.select))
     if spark is None:
         found, case_sensitive = source.of_files(config.source, inspection), False
+        if len({name.casefold() for name in found.schema.names}) < len(found.schema.names):
+            raise NeedsSparkError("columns of the source differ by case only")
     else:
         found = source.read(spark, config.source, inspection, names, data, tolerant=quarantines(config) and settings is None)
         case_sensitive = session.is_case_sensitive(spark)
@@ -211,7 +213,7 @@ def _all_columns(config: ColumnsConfig, names: Sequence[str]) -> ColumnsConfig:
 
 def output_schema(plan: Plan) -> T.StructType:
     """The columns that the run writes, without running anything."""
-    if plan.session is None:
+    if plan.source.rows is None:
         return _written_schema(plan)
     aligned = columns.transform(plan.source.df, plan.alignment)
     predicted = aligned.select("*", F.lit(None).cast(plan.result_type).alias(PREDICTION))

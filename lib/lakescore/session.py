@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pyspark import StorageLevel
+from pyspark import SparkConf, SparkContext, StorageLevel
 from pyspark.logger import PySparkLogger
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
@@ -30,6 +30,7 @@ from lakescore.redact import HIDDEN, is_secret_key
 log = logging.getLogger(__name__)
 
 JAVA_VERSIONS = (17, 21)
+_WANTED_JAVA = " or ".join(map(str, JAVA_VERSIONS))
 _INSTALL_JAVA = "install it (Debian, Ubuntu: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
 # What a session of our own starts with; the configuration and spark-submit win over it.
 _OWN_DEFAULTS = {
@@ -69,20 +70,37 @@ def open_session(config: SparkConfig, name: str, tables: bool = False) -> SparkS
             log.info("spark: using the session that is there; spark.master and spark.conf of the configuration are not applied")
         return active
     builder = SparkSession.builder.appName(name)
-    defaults = {**_OWN_DEFAULTS, **(_LASTING_CATALOG if tables else {})}
     remote = config.master if config.master and config.master.startswith("sc://") else os.environ.get("SPARK_REMOTE")
     if remote:
         _use_own_python(remote)
         return _start(_configured(builder.remote(remote), config.conf), f"Spark Connect at {remote}")
+    return _start(_configured(builder, _settings(config, tables)), "Spark")
+
+
+def open_context(config: SparkConfig, name: str) -> SparkContext:
+    """A context without a session, which takes two more seconds: enough to run tasks that read no rows through Spark.
+
+    Raises:
+        PlatformError: as ``open_session``.
+    """
+    if SparkContext._active_spark_context is not None:
+        return SparkContext._active_spark_context
+    # Without its web page, which shows nothing of such tasks that the summary does not.
+    settings = {"spark.app.name": name, "spark.ui.enabled": "false", **_settings(config, tables=False)}
+    context: SparkContext = _started(lambda: SparkContext.getOrCreate(SparkConf().setAll(list(settings.items()))), "Spark")
+    _quiet(context)
+    return context
+
+
+def _settings(config: SparkConfig, tables: bool) -> dict[str, str]:
+    """What a session of our own starts with."""
+    defaults = {**_OWN_DEFAULTS, **(_LASTING_CATALOG if tables else {})}
     if under_spark_submit():
-        builder = _under_submit(builder, config, defaults)
-    else:
-        require_java()
-        _use_own_python(config.master or os.environ.get("MASTER", "local"))
-        if config.master:
-            builder = builder.master(config.master)
-        builder = _configured(builder, {**defaults, **config.conf})
-    return _start(builder, "Spark")
+        return _under_submit(config, defaults)
+    _require_java_file()
+    _hurry_launcher()
+    _use_own_python(config.master or os.environ.get("MASTER", "local"))
+    return {**({"spark.master": config.master} if config.master else {}), **defaults, **config.conf}
 
 
 def is_there() -> bool:
@@ -121,6 +139,11 @@ def existing() -> SparkSession | None:
     return started if started is not None and started._sc._jsc is not None else None
 
 
+def _hurry_launcher() -> None:
+    """The small Java program that puts Spark's own command line together need not be optimised."""
+    os.environ.setdefault("SPARK_LAUNCHER_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+
+
 def _use_own_python(master: str) -> None:
     """On one machine, workers get this Python: Spark would take ``python3`` from PATH, which need not have the packages."""
     if master.startswith("local"):
@@ -134,30 +157,43 @@ def _configured(builder: Any, conf: dict[str, str]) -> Any:
 
 
 def _start(builder: Any, what: str) -> SparkSession:
-    try:
+    def start() -> SparkSession:
         session: SparkSession = builder.getOrCreate()
         session.conf.get("spark.sql.session.timeZone")  # a Connect client notices an absent server only when it asks
-    except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = next((line for line in lines if "Exception" in line or "Error" in line), lines[0] if lines else "")
-        raise PlatformError(f"{what} does not start: {reason or type(error).__name__}") from error
+        return session
+
+    session: SparkSession = _started(start, what)
     if not log.isEnabledFor(logging.DEBUG):
         # Spark would print a stack trace per failed task, and PySpark one per query that it refuses; what matters is in our one line.
         for name in ("DataFrameQueryContextLogger", "SQLQueryContextLogger"):
             PySparkLogger.getLogger(name).disabled = True
         if not is_connect(session):
-            session.sparkContext.setLogLevel("OFF")
+            _quiet(session.sparkContext)
     return session
 
 
-def _under_submit(builder: Any, config: SparkConfig, defaults: dict[str, str]) -> Any:
-    from pyspark import SparkConf, SparkContext
+def _quiet(context: SparkContext) -> None:
+    if not log.isEnabledFor(logging.DEBUG):
+        context.setLogLevel("OFF")
 
+
+def _started(start: Callable[[], Any], what: str) -> Any:
+    try:
+        return start()
+    except Exception as error:
+        if what == "Spark":
+            require_java()
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = next((line for line in lines if "Exception" in line or "Error" in line), lines[0] if lines else "")
+        raise PlatformError(f"{what} does not start: {reason or type(error).__name__}") from error
+
+
+def _under_submit(config: SparkConfig, defaults: dict[str, str]) -> dict[str, str]:
     SparkContext._ensure_initialized()
-    given = dict(SparkConf().getAll())
+    given, settings = dict(SparkConf().getAll()), {}
     for key, value in {**defaults, **config.conf}.items():
         if key not in given:
-            builder = builder.config(key, value)
+            settings[key] = value
         elif key in config.conf and given[key] != value:
             shown = (HIDDEN, HIDDEN) if is_secret_key(key) else (given[key], value)
             log.info("spark: %s=%s of spark-submit wins over the configuration's %s", key, *shown)
@@ -166,14 +202,12 @@ def _under_submit(builder: Any, config: SparkConfig, defaults: dict[str, str]) -
         if _master_was_chosen(SparkContext, given):
             log.info("spark: --master %s of spark-submit wins over spark.master", given.get("spark.master"))
         else:
-            builder = builder.master(config.master)
-    return builder
+            settings["spark.master"] = config.master
+    return settings
 
 
 def print_on_jvm_stderr(line: str) -> None:
     """Print a line on the stderr of spark-submit's JVM, which is its parent's; Python's own becomes its stdout."""
-    from pyspark import SparkContext
-
     SparkContext._ensure_initialized()
     jvm = SparkContext._jvm
     assert jvm is not None, "the gateway was just started"
@@ -194,16 +228,20 @@ def require_java() -> None:
     Raises:
         PlatformError: naming what was found and how to install what is needed.
     """
-    home = os.environ.get("JAVA_HOME")
-    java = os.path.join(home, "bin", "java") if home else shutil.which("java")
-    wanted = " or ".join(map(str, JAVA_VERSIONS))
-    if not java or not os.path.exists(java):
-        where = f"JAVA_HOME={home} has no bin/java" if home else "there is no java on the PATH"
-        raise PlatformError(f"Spark needs Java {wanted}, and {where}: {_INSTALL_JAVA}")
+    java = _require_java_file()
     answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False, timeout=60)
     version = re.search(r'version "(?:1\.)?(\d+)', answer.stderr + answer.stdout)
     if version and int(version.group(1)) < JAVA_VERSIONS[0]:
-        raise PlatformError(f"Spark needs Java {wanted}, and {java} is Java {version.group(1)}: {_INSTALL_JAVA}")
+        raise PlatformError(f"Spark needs Java {_WANTED_JAVA}, and {java} is Java {version.group(1)}: {_INSTALL_JAVA}")
+
+
+def _require_java_file() -> str:
+    home = os.environ.get("JAVA_HOME")
+    java = os.path.join(home, "bin", "java") if home else shutil.which("java")
+    if not java or not os.path.exists(java):
+        where = f"JAVA_HOME={home} has no bin/java" if home else "there is no java on the PATH"
+        raise PlatformError(f"Spark needs Java {_WANTED_JAVA}, and {where}: {_INSTALL_JAVA}")
+    return java
 
 
 def is_case_sensitive(spark: SparkSession) -> bool:
@@ -252,10 +290,12 @@ def persisted(df: DataFrame) -> Iterator[DataFrame]:
         kept.unpersist()
 
 
-def is_one_machine(spark: SparkSession) -> bool:
+def is_one_machine(spark: SparkSession | SparkContext) -> bool:
     """Whether the workers are certain to read this process's local files: local mode, and no Connect server between."""
-    master = str(spark.conf.get("spark.master", ""))
-    return not is_connect(spark) and master.startswith("local") and not master.startswith("local-cluster")
+    if not isinstance(spark, SparkContext) and is_connect(spark):
+        return False
+    master = str(spark.master if isinstance(spark, SparkContext) else spark.conf.get("spark.master", ""))
+    return master.startswith("local") and not master.startswith("local-cluster")
 
 
 @dataclass(frozen=True)
@@ -270,13 +310,14 @@ class JobProgress:
 @contextmanager
 def job_progress(spark: SparkSession) -> Iterator[Callable[[], JobProgress | None]]:
     """A function that tells how far the running stages are, or None while nothing runs."""
-    with _connect_progress(spark) if is_connect(spark) else _status_store(spark) as read:
+    with _connect_progress(spark) if is_connect(spark) else stages_of(spark.sparkContext) as read:
         yield read
 
 
 @contextmanager
-def _status_store(spark: SparkSession) -> Iterator[Callable[[], JobProgress | None]]:
-    store = spark.sparkContext._jsc.sc().statusStore()
+def stages_of(context: SparkContext) -> Iterator[Callable[[], JobProgress | None]]:
+    """The same of a context."""
+    store = context._jsc.sc().statusStore()
 
     def read() -> JobProgress | None:
         stages = store.activeStages()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from lakescore.config import ScoreConfig
 from lakescore.errors import LakescoreError
 
 if TYPE_CHECKING:
+    from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
     from lakescore.engine.pool import Pool
@@ -52,15 +53,16 @@ def begin(config: ScoreConfig) -> None:
         reason = backend.why_spark(config)
     except LakescoreError:
         return
-    if reason is None:
+    if backend.why_spark_reads(config) is None:
         from lakescore.engine.pool import Pool
 
         _begun.pool = Pool()
-    elif config.spark.backend != "embedded":
-        _begun.starting = _start(config)
+    if reason is not None:
+        remote = config.spark.master is not None and config.spark.master.startswith("sc://")
+        _begun.starting = _start(config, _begun.pool is not None and config.drift.table is None and not remote)
 
 
-def _start(config: ScoreConfig) -> _Starting | None:
+def _start(config: ScoreConfig, context_alone: bool) -> _Starting | None:
     # Imported here and not by the thread: two threads that import the same packages may get half of one.
     from lakescore import session
 
@@ -70,7 +72,10 @@ def _start(config: ScoreConfig) -> _Starting | None:
 
     def start() -> None:
         try:
-            found.append(session.open_session(config.spark, config.run.name, session.wants_tables(config)))
+            if context_alone:
+                found.append(session.open_context(config.spark, config.run.name))
+            else:
+                found.append(session.open_session(config.spark, config.run.name, session.wants_tables(config)))
         except BaseException as error:
             found.append(error)
 
@@ -79,21 +84,44 @@ def _start(config: ScoreConfig) -> _Starting | None:
     return _Starting(thread, found)
 
 
-def take_session(open_session: Callable[[], SparkSession]) -> SparkSession:
+def take_session(config: ScoreConfig) -> SparkSession:
     """The session that was begun, when it is there, or a new one.
 
     Raises:
         PlatformError: it does not start.
     """
+    from lakescore import session
+
+    found = _take()
+    # Of a context that was begun, a session is made now.
+    return found if _is_session(found) else session.open_session(config.spark, config.run.name, session.wants_tables(config))
+
+
+def take_context(config: ScoreConfig) -> SparkContext:
+    """The same for a context without a session."""
+    from lakescore import session
+
+    found = _take()
+    if found is None:
+        return session.open_context(config.spark, config.run.name)
+    context: SparkContext = found.sparkContext if _is_session(found) else found
+    return context
+
+
+def _is_session(found: Any) -> bool:
+    return found is not None and hasattr(found, "sql")
+
+
+def _take() -> Any:
+    """What a thread has begun to start; None where none has."""
     starting, _begun.starting = _begun.starting, None
     if starting is None:
-        return open_session()
+        return None
     starting.thread.join()
     (found,) = starting.found
     if isinstance(found, BaseException):
         raise found
-    session: SparkSession = found
-    return session
+    return found
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Runs on workers: pieces of Parquet files in, one Parquet file of predictions out. No row passes the JVM or the driver.
 
-A Spark task or a process of ``pool.py`` calls ``run`` for each of its tasks. What is kept goes from file to file in Arrow; only the
+A process of ``pool.py`` calls ``run`` for each of its tasks. What is kept goes from file to file in Arrow; only the
 model's inputs become pandas, as ``mlflow.pyfunc.spark_udf`` would give them to the model.
 """
 
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -192,17 +191,6 @@ def run(job: Job, pieces: Sequence[Piece], number: int) -> Answer:
     if watcher is not None and answer.rows:
         watcher.tell(answer)
     return answer
-
-
-def in_spark(job: Job, tasks: Sequence[Sequence[Piece]]) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """``run`` as ``mapInArrow`` wants it: rows of task numbers (``id``) in, pickled answers (``answer``) out."""
-
-    def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for number in batch.column(0).to_pylist():
-                yield pa.RecordBatch.from_pydict({"answer": [pickle.dumps(run(job, tasks[number], number))]})
-
-    return score
 
 
 def _lap(answer: Answer, what: str, start: float) -> float:

@@ -1,21 +1,26 @@
 """The process behind ``pool.py``: imports what a model needs, loads the model once, and forks the workers that share it.
 
-It speaks with the driver through one pipe. In: ``("load", folder, processes)``, then ``("run", job, tasks)``. Out: ``("loaded", seconds)``,
-``("done", number, answer)`` for each task, or ``("failed", text)``. It ends when the driver closes the pipe, however the driver ends.
+It speaks with the driver through one pipe. In: ``("load", folder)``, then ``("run", job, tasks, processes)`` or ``("serve", job, tasks,
+address, key)``. Out: ``("loaded", seconds)``, ``("done", number, answer)`` for each task or ``("serving",)``, or ``("failed", text)``.
+It ends when the driver closes the pipe, however the driver ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable, Sequence
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, Listener, wait
+from pathlib import Path
 from typing import Any
 
 
@@ -31,10 +36,7 @@ def main(descriptor: int) -> None:
     try:
         while True:
             what, *given = driver.recv()
-            if what == "load":
-                _load(driver, *given)
-            else:
-                _run(driver, *given)
+            _COMMANDS[what](driver, *given)
     except (EOFError, ConnectionError):
         pass
 
@@ -61,16 +63,12 @@ def _load(driver: Connection[Any, Any], folder: str) -> None:
 
 def _run(driver: Connection[Any, Any], job: Any, tasks: Sequence[Any], processes: int) -> None:
     """Give the tasks to workers, one after the other, until all are done or one has failed."""
-    # A fork has only the thread that forks: a model that has started others could wait for them for ever.
-    is_alone = len(os.listdir("/proc/self/task")) == 1 if os.path.isdir("/proc/self/task") else False
-    context: Any = multiprocessing.get_context("fork" if is_alone else "spawn")
-    gc.collect()
-    gc.freeze()  # or the next collection would write to all that is shared
+    context, is_fork = _context()
     waiting = list(enumerate(tasks))[::-1]
     workers: dict[Any, Any] = {}
     for _ in range(min(processes, len(tasks))):
         mine, its = context.Pipe()
-        inherited = [driver, mine, *workers] if is_alone else []
+        inherited = [driver, mine, *workers] if is_fork else []
         worker = context.Process(target=_work, args=(its, job, inherited), daemon=True)
         worker.start()
         its.close()
@@ -102,6 +100,54 @@ def _run(driver: Connection[Any, Any], job: Any, tasks: Sequence[Any], processes
             worker.join()
 
 
+def _context() -> tuple[Any, bool]:
+    """How workers are made, and whether they are forks, which share all that is loaded."""
+    is_alone = _is_alone()
+    gc.collect()
+    gc.freeze()  # or the next collection would write to all that is shared
+    return multiprocessing.get_context("fork" if is_alone else "spawn"), is_alone
+
+
+def _is_alone() -> bool:
+    """Whether this process has one thread. A fork has only the one that forks: a model could wait for the others for ever."""
+    try:
+        threads = [Path("/proc/self/task", one, "comm").read_text().strip() for one in os.listdir("/proc/self/task")]
+    except OSError:
+        return False
+    # The memory allocator that pyarrow brings has one of its own, and knows of forks.
+    return sum(name != "jemalloc_bg_thd" for name in threads) == 1
+
+
+def _serve(driver: Connection[Any, Any], job: Any, tasks: Sequence[Any], address: str, key: bytes) -> None:
+    """Give each task that is asked for to a worker of its own, which answers who has asked, until the driver is gone."""
+    context, is_fork = _context()
+    with Listener(address, "AF_UNIX", authkey=key) as listener:
+        driver.send(("serving",))
+        knocking: Any = listener._listener._socket  # type: ignore[attr-defined]
+        while True:
+            if driver in wait([driver, knocking]):
+                driver.recv()  # raises: it is gone
+            with contextlib.suppress(AuthenticationError, EOFError, OSError), listener.accept() as pipe:
+                number = pipe.recv()
+                inherited = [driver] if is_fork else []
+                context.Process(target=_answer, args=(pipe, job, number, tasks[number], inherited), daemon=True).start()
+            multiprocessing.active_children()  # takes leave of those that have ended
+
+
+def _answer(pipe: Connection[Any, Any], job: Any, number: int, pieces: Any, inherited: Sequence[Connection[Any, Any]]) -> None:
+    """One worker for one task."""
+    from lakescore.engine import direct
+
+    for other in inherited:
+        other.close()
+    with pipe:
+        try:
+            # As bytes, which who has asked passes on: to know the class it would have to import all that the workers have.
+            pipe.send(("done", pickle.dumps(direct.run(job, pieces, number))))
+        except BaseException as error:
+            pipe.send(("failed", _text(error)))
+
+
 def _work(pipe: Connection[Any, Any], job: Any, inherited: Sequence[Connection[Any, Any]]) -> None:
     """One worker: tasks in, answers out."""
     from lakescore.engine import direct
@@ -130,6 +176,8 @@ def _death(code: int | None) -> str:
     how = f"was ended by signal {-code} ({signal.strsignal(-code)})" if code and code < 0 else f"ended with {code}"
     return f"Python worker exited unexpectedly (crashed): it {how}"
 
+
+_COMMANDS: dict[str, Callable[..., None]] = {"load": _load, "run": _run, "serve": _serve}
 
 if __name__ == "__main__":
     main(int(sys.argv[1]))

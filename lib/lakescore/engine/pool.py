@@ -1,4 +1,8 @@
-"""Tasks in, their answers out, by processes of this machine that share one model: what Spark does elsewhere, without a JVM."""
+"""Tasks in, their answers out, by processes of this machine that share one model.
+
+Without Spark, ``run`` deals them out. With Spark on this machine, its tasks ask for theirs one by one (``served``): Spark decides what runs
+when, and its own Python workers load neither the model nor what it needs.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +12,50 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lakescore.engine.direct import Answer, Job, Piece
 
+    Ask = Callable[[int], bytes]
+
 # One thread for each worker, as Spark's have it: BLAS, OpenMP, and what joblib takes for the number of cores.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), "1")
 
 
 class Pool:
-    """The workers. They are told what to import before it is known what they will do."""
+    """The workers. They are told what to import before it is known what they will do.
+
+    Attributes:
+        load_seconds: what loading the model took, once it is loaded.
+    """
 
     def __init__(self) -> None:
+        self.load_seconds = 0.0
+        self._loading: str | None = None
         self._pipe, its = multiprocessing.Pipe()
-        environment = {**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join([_root(), *filter(None, [os.environ.get("PYTHONPATH")])])}
+        path = os.pathsep.join([_root(), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lakescore.engine.nursery", str(its.fileno())],
-            env=environment,
+            env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path},
             pass_fds=[its.fileno()],
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # a group of their own, to be ended together
         )
         its.close()
+
+    def load(self, folder: Path) -> None:
+        """Have the model loaded, and do not wait for it.
+
+        Args:
+            folder: of the model behind its guard.
+        """
+        self._loading = str(folder)
+        self._send("load", self._loading)
 
     def run(
         self, job: Job, tasks: Sequence[Sequence[Piece]], processes: int, done: Callable[[Answer], None] = lambda answer: None
@@ -47,8 +70,7 @@ class Pool:
         Raises:
             RuntimeError: a task failed, or a worker died; with the worker's traceback.
         """
-        self._send("load", job.guarded)
-        self._expect("loaded")
+        self._wait_for(job)
         self._send("run", job, tasks, processes)
         answers: dict[int, Answer] = {}
         while len(answers) < len(tasks):
@@ -57,12 +79,35 @@ class Pool:
             done(answer)
         return [answers[number] for number in range(len(tasks))]
 
+    @contextmanager
+    def served(self, job: Job, tasks: Sequence[Sequence[Piece]]) -> Iterator[Ask]:
+        """Have tasks done as they are asked for: gives a function, the number of a task in, its pickled answer out.
+
+        Args:
+            job, tasks: as ``direct.run`` has them.
+
+        Raises:
+            RuntimeError: the model cannot be loaded.
+        """
+        self._wait_for(job)
+        # A socket in a folder that nobody else may enter, and a key besides.
+        with tempfile.TemporaryDirectory(prefix="lakescore-", ignore_cleanup_errors=True) as folder:
+            address, key = os.path.join(folder, "tasks"), os.urandom(32)
+            self._send("serve", job, tasks, address, key)
+            self._expect("serving")
+            yield _asking(address, key)
+
     def close(self) -> None:
         """End all workers, whatever they are at: none of them has anything left to say."""
         self._pipe.close()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+    def _wait_for(self, job: Job) -> None:
+        if self._loading != job.guarded:
+            self.load(Path(job.guarded))
+        _, self.load_seconds = self._expect("loaded")
 
     def _send(self, *message: Any) -> None:
         with contextlib.suppress(ConnectionError):  # who is gone is noticed when an answer is wanted
@@ -73,10 +118,29 @@ class Pool:
             answer = self._pipe.recv()
         except (EOFError, ConnectionError):
             code = self._process.wait()
-            raise RuntimeError(f"Python worker exited unexpectedly (crashed): it ended with {code} while the model was loaded") from None
+            raise RuntimeError(f"Python worker exited unexpectedly (crashed): it ended with {code}") from None
         if answer[0] != wanted:
             raise RuntimeError(answer[1])
         return answer
+
+
+def _asking(address: str, key: bytes) -> Ask:
+    """Nested, so that Spark pickles it by value: its Python workers need not have Lakescore."""
+
+    def ask(number: int) -> bytes:
+        from multiprocessing.connection import Client
+
+        with Client(address, "AF_UNIX", key) as pipe:
+            pipe.send(number)
+            try:
+                what, answer = pipe.recv()
+            except EOFError:
+                raise RuntimeError("Python worker exited unexpectedly (crashed)") from None
+        if what != "done":
+            raise RuntimeError(answer)
+        return bytes(answer)
+
+    return ask
 
 
 def _root() -> str:
