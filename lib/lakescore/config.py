@@ -197,6 +197,7 @@ class ModelConfig(Section):
     env_manager: Literal["local", "virtualenv", "uv", "conda"] = "local"
     params: dict[str, Any] = {}
     predict_method: Annotated[Text, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    device: Annotated[Text, Field(pattern=r"^(cpu|cuda(:[0-9]+)?)$")] | None = None
     result_type: Text | None = None
     requirements: Literal["compatible", "strict", "ignore"] = "compatible"
     python_class: Annotated[Text, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None

@@ -118,6 +118,7 @@ def _contract(plan: Plan) -> bundle.Contract:
     return bundle.Contract(
         result=plan.result_type,
         method=plan.config.model.predict_method,
+        device=plan.config.model.device,
         # Where rows are quarantined, a null among integers is found before it comes to pandas.
         integers=() if isolates else plan.alignment.integers,
         absent=plan.alignment.absent,

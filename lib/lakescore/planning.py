@@ -103,6 +103,8 @@ def make(
         NeedsSparkError: there is no session, and the run cannot do without.
     """
     _refuse_self_overwrite(config)
+    if config.model.device is not None and model.flavor != "pytorch":
+        raise ConfigError(f"model.device: is for PyTorch models, and {model.uri} is {model.flavor}; leave it out")
     text_of_a_script = settings is not None and config.model.result_type is None
     result_type = T.StringType() if text_of_a_script else resolve.result_type(config.model, model.signature)
     names = [feature.name for feature in model.signature.features or ()] or model.signature.names

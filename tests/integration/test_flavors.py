@@ -19,7 +19,7 @@ from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
 
 from lakescore import score
-from lakescore.errors import ModelError
+from lakescore.errors import ConfigError, ModelError
 
 Make = Callable[..., dict[str, Any]]
 FEATURES = ["sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal width (cm)"]
@@ -107,9 +107,9 @@ def uri(request: pytest.FixtureRequest, store: str, iris: pd.DataFrame) -> str:
     return MODELS[request.param](iris)
 
 
-@pytest.mark.parametrize("partitions", [1, 3, 50])
+@pytest.mark.parametrize("partitions", [None, 1, 3, 50])  # None: workers read the file on their own
 def test_predictions_equal_the_loaded_models(
-    spark: SparkSession, config: Make, uri: str, iris: pd.DataFrame, iris_path: Path, partitions: int
+    spark: SparkSession, config: Make, uri: str, iris: pd.DataFrame, iris_path: Path, partitions: int | None
 ) -> None:
     settings = config(
         model={"uri": uri},
@@ -202,3 +202,24 @@ def test_a_model_that_breaks_its_declaration_is_refused_and_nothing_is_written(
         score(settings, spark=spark)
 
     assert not Path(settings["output"]["path"]).exists()
+
+
+def _on_device(config: Make, uri: str, iris_path: Path, device: str, **more: Any) -> dict[str, Any]:
+    columns = {"keys": ["id"], "labels": ["target"], "select": FEATURES, "cast": {"*": "float"}}
+    return config(model={"uri": uri, "device": device}, source={"path": str(iris_path)}, columns=columns, **more)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("engine", ["auto", "spark_udf"])
+def test_a_gpu_that_is_not_there_is_one_line(
+    config: Make, spark: SparkSession, store: str, iris: pd.DataFrame, iris_path: Path, engine: str
+) -> None:
+    uri, scoring = _torch(iris), {"engine": engine}
+    with pytest.raises(ModelError, match=r"model.device: cuda is wanted, and PyTorch finds 0 CUDA device\(s\) on a worker"):
+        score(_on_device(config, uri, iris_path, "cuda", scoring=scoring), spark=spark)
+    assert score(_on_device(config, uri, iris_path, "cpu", scoring=scoring), spark=spark).rows_scored == len(iris)
+
+
+def test_a_device_is_for_pytorch(config: Make, spark: SparkSession, store: str, iris: pd.DataFrame, iris_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model.device: is for PyTorch models, and .* is lightgbm"):
+        score(_on_device(config, _lightgbm(iris), iris_path, "cpu"), spark=spark)

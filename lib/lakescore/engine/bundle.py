@@ -66,6 +66,7 @@ class Contract:
         keys: the names of the key columns that come beside the features, to name a row that fails.
         isolates: whether a row that fails is an answer, and not the end.
         tensor: what each row's one array is to be handed over as; None where the model takes columns.
+        device: where a PyTorch model is loaded; None: where MLflow does by itself, a GPU if there is one.
         threads: what the model's native libraries may use in each worker; None: whatever they take.
     """
 
@@ -77,6 +78,7 @@ class Contract:
     isolates: bool = False
     tensor: Tensor | None = None
     threads: int | None = None
+    device: str | None = None
 
 
 def build(model_path: Path, contract: Contract, environment: bool, folder: Path) -> Bundle:
@@ -123,6 +125,7 @@ def _as_json(contract: Contract) -> dict[str, Any]:
         "isolates": contract.isolates,
         "tensor": {"shape": list(contract.tensor.shape), "type": contract.tensor.type} if contract.tensor else None,
         "threads": contract.threads,
+        "device": contract.device,
     }
 
 

@@ -88,10 +88,14 @@ class Guard:
         self._failure = os.path.join(_workers_folder(), f"lakescore-{contract['run']}.failed")
         self._tensor: dict[str, Any] | None = contract.get("tensor")
         threads: int | None = contract.get("threads")
+        device: str | None = contract.get("device")
         # Before the model's libraries are loaded, which then read the environment, and after them.
         hold(threads)
+        if device is not None:
+            _require_device(device)
+        settings = {"device": device} if device is not None else None
         try:
-            self._model = mlflow.pyfunc.load_model(os.path.join(path, "model"), suppress_warnings=True)
+            self._model = mlflow.pyfunc.load_model(os.path.join(path, "model"), suppress_warnings=True, model_config=settings)
         except Exception as error:
             raise GuardError("model", f"model.uri: the model cannot be loaded on a worker: {_say(error)}") from error
         hold(threads)
@@ -160,6 +164,20 @@ class Guard:
             raise GuardError(
                 "model", f"the model returned {found}, which is no prediction of type {_name(self.result)}: {_say(error)}"
             ) from error
+
+
+def _require_device(device: str) -> None:
+    """Without it PyTorch would say something about its own build, or another GPU would be taken."""
+    import torch
+
+    if not device.startswith("cuda"):
+        return
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found <= int(device.partition(":")[2] or 0):
+        raise GuardError(
+            "model",
+            f"model.device: {device} is wanted, and PyTorch finds {found} CUDA device(s) on a worker; set model.device=cpu, or null",
+        )
 
 
 def _workers_folder() -> str:
