@@ -23,6 +23,9 @@ from pathlib import Path
 INTERVAL = 0.2
 # What the command leaves behind may end by itself for so long.
 LINGER_SECONDS = 10.0
+# A shell's exit code for it.
+_CANNOT_BE_STARTED = 127
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -66,7 +69,16 @@ def measure(
     usable = sorted(os.sched_getaffinity(0))[:cores]
     watcher = [sys.executable, __file__, str(result), str(timeout), ",".join(map(str, usable)), *command]
     with log.open("wb") as output:
-        subprocess.run(watcher, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env=dict(environment), check=True)
+        started = subprocess.Popen(watcher, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env=dict(environment))
+    try:
+        code = started.wait()
+    except BaseException:
+        # It ends the command and all its processes.
+        started.terminate()
+        started.wait()
+        raise
+    if code:
+        raise RuntimeError(f"{command[0]} could not be measured:\n{log.read_text(encoding='utf-8', errors='replace')}")
     return Measured(**json.loads(result.read_text(encoding="utf-8")))
 
 
@@ -161,13 +173,22 @@ def _ignores_ended_children(pid: int) -> bool:
 
 def _watch(command: Sequence[str], timeout: float, cores: Iterable[int]) -> Measured:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    libc = ctypes.CDLL(None)
     # Orphans of the command become children of this process and not of init.
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # When the benchmark is ended, so is the command.
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    memory = "PSS" if Path("/proc/self/smaps_rollup").exists() else "RSS"
     tree, start = Tree(), time.monotonic()
-    main = subprocess.Popen(command, preexec_fn=lambda: os.sched_setaffinity(0, cores))
+    try:
+        main = subprocess.Popen(command, preexec_fn=lambda: os.sched_setaffinity(0, cores))
+    except OSError as error:
+        print(error)
+        return Measured(0.0, 0.0, 0, memory, _CANNOT_BE_STARTED, timed_out=False)
     ended = select.poll()
     ended.register(os.pidfd_open(main.pid), select.POLLIN)
-    timed_out = False
+    timed_out, patience = False, 0.0
     try:
         while not ended.poll(INTERVAL * 1000):
             tree.sample()
@@ -177,13 +198,14 @@ def _watch(command: Sequence[str], timeout: float, cores: Iterable[int]) -> Meas
         wall = time.monotonic() - start
         status = tree.reap(main.pid)
         assert status is not None, "it has ended, and only we wait for it"
+        patience = 0.0 if timed_out else LINGER_SECONDS
     finally:
-        _end_orphans(tree, 0.0 if timed_out else LINGER_SECONDS)
+        _end_orphans(tree, patience)
     return Measured(
         wall_seconds=round(wall, 3),
         cpu_seconds=round(tree.cpu_seconds, 2),
         peak_bytes=tree.peak_bytes,
-        memory="PSS" if Path("/proc/self/smaps_rollup").exists() else "RSS",
+        memory=memory,
         returncode=os.waitstatus_to_exitcode(status),
         timed_out=timed_out,
     )

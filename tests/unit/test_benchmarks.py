@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,6 +164,39 @@ def test_a_command_that_takes_too_long_is_ended_with_its_children(tmp_path: Path
 
     assert measured.timed_out
     assert measured.wall_seconds < 10
+
+
+def test_the_command_ends_with_the_benchmark(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(50)"]
+    code = f"""
+import sys; sys.path.insert(0, {str(Path(measuring.__file__).parents[1])!r})
+from pathlib import Path
+from benchmarks import measuring
+measuring.measure({command!r}, Path("log"), folder=Path(), environment={{}}, timeout=60)
+"""
+    benchmark = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    _wait(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "")
+
+    benchmark.kill()
+    benchmark.wait()
+
+    _wait(lambda: not Path("/proc", (tmp_path / "pid").read_text()).exists())
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_a_command_that_is_not_there_fails_as_in_a_shell(tmp_path: Path) -> None:
+    command = [str(tmp_path / "nothing")]
+
+    measured = measuring.measure(command, tmp_path / "log", folder=tmp_path, environment={}, timeout=60)
+
+    assert measured.returncode == 127
+    assert "No such file or directory" in (tmp_path / "log").read_text(encoding="utf-8")
 
 
 def test_a_contender_that_fails_is_told_with_its_last_lines_and_the_others_run_on(
