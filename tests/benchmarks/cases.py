@@ -131,7 +131,7 @@ def _run(
     # What an earlier process wrote is not written to the disk at this one's expense.
     os.sync()
     log = folder / "output.log"
-    command, environment = contenders.COMMANDS[contender](work), contenders.environment(folder)
+    command, environment = contenders.COMMANDS[contender](work), contenders.environment(folder, contender)
     measured = measuring.measure(command, log, folder=folder, environment=environment, timeout=timeout, cores=case.cores)
     said = log.read_text(encoding="utf-8", errors="replace")
     failure, predictions = _outcome(case, work.output, measured)

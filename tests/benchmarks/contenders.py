@@ -59,13 +59,15 @@ def missing(names: Sequence[str]) -> dict[str, str]:
     return {name: _NEEDS[name] for name in names if name in _NEEDS and importlib.util.find_spec(_NEEDS[name]) is None}
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """What all contenders get: Spark as pip has installed it, this Python for its workers, and a tracking store in the folder."""
-    # SPARK_CONF_DIR: without what `lakescore setup-spark` adds for Delta, which the plain script would load and not use.
+def environment(folder: Path, contender: str | None = None) -> dict[str, str]:
+    """What a contender gets: this environment, this Python for Spark's workers, and a tracking store in the folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "PYSPARK_", "MLFLOW_"))}
-    return {
-        **kept,
+    added = {
         "PYSPARK_PYTHON": sys.executable,
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
+    if contender == "plain":
+        # A folder without the spark-defaults.conf of `lakescore setup-spark`: the script has no use for Delta, and need not load it.
+        added["SPARK_CONF_DIR"] = str(SCRIPTS)
+    return {**kept, **added}
