@@ -16,8 +16,8 @@ from benchmarks import checking, contenders, data, measuring, models
 FIVE = ("linear", "forest", "xgboost", "lightgbm", "mlp")
 MAIN = ("plain", "lakescore-spark", "lakescore-embedded", "pyarrow", "daft", "limit")
 OURS = ("lakescore-spark", "lakescore-embedded")
-# Lines of a failed process's output that are kept.
-TAIL_LINES = 15
+# What is kept of a failed process's output: so many lines, of so many characters.
+TAIL_LINES, LINE_LENGTH = 15, 300
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,8 @@ def _run(
     failure, predictions = _outcome(case, work.output, measured)
     shutil.rmtree(work.output, ignore_errors=True)
     if predictions is None:
-        return Run(case, contender, repeat, measured, failure=failure, output_tail=tuple(said.splitlines()[-TAIL_LINES:])), None
+        tail = tuple(line[:LINE_LENGTH] for line in said.splitlines()[-TAIL_LINES:])
+        return Run(case, contender, repeat, measured, failure=failure, output_tail=tail), None
     scored = re.search(r"score: \d+ rows, \d+ files, ([\d.]+) s", said)
     done = Run(
         case, contender, repeat, measured, float(scored.group(1)) if scored else None,

@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 INTERVAL = 0.2
+# Reading the PSS takes 20 ms for each GB; no more of a core than this part is spent on it.
+PSS_SHARE = 0.02
 # What the command leaves behind may end by itself for so long.
 LINGER_SECONDS = 10.0
 # A shell's exit code for it.
@@ -96,6 +98,8 @@ class Tree:
 
     def __init__(self) -> None:
         self.peak_bytes = 0
+        self._shared: dict[int, int] = {}
+        self._next_pss = 0.0
         self._waited = 0.0
         self._unwaited: dict[int, float] = {}
 
@@ -106,13 +110,25 @@ class Tree:
     def sample(self) -> list[int]:
         """Look at the tree once; returns its process ids."""
         found = descendants(os.getpid(), process_table())
-        self.peak_bytes = max(self.peak_bytes, sum(memory_bytes(process.pid) for process in found))
+        self.peak_bytes = max(self.peak_bytes, self._memory({process.pid for process in found}))
         for process in found:
             # The kernel adds a process's time to that of the parent that waits for it. Who ignores SIGCHLD, as PySpark's
             # daemon of workers does, waits for none: what was seen last is kept, at most INTERVAL old.
             if _ignores_ended_children(process.parent):
                 self._unwaited[process.pid] = process.cpu_seconds
         return [process.pid for process in found]
+
+    def _memory(self, pids: set[int]) -> int:
+        """The sum of the PSS: each process's RSS now, less what of it belonged to others when the PSS was last read.
+
+        It is read as often as PSS_SHARE allows, and when there is a new process, which may be a fork that shares all it has.
+        """
+        started = time.monotonic()
+        if started >= self._next_pss or not pids <= self._shared.keys():
+            self._shared = {pid: shared_bytes(pid) for pid in pids}
+            ended = time.monotonic()
+            self._next_pss = ended + (ended - started) / PSS_SHARE
+        return sum(max(rss_bytes(pid) - self._shared[pid], 0) for pid in pids)
 
     def reap(self, pid: int, options: int = 0) -> int | None:
         """Wait for a child (-1: any) and count its time; returns its exit status, or None where no child has ended."""
@@ -152,12 +168,17 @@ def descendants(root: int, processes: Iterable[Process]) -> list[Process]:
     return found
 
 
-def memory_bytes(pid: int) -> int:
-    """A process's PSS, or RSS where the kernel has none; 0 for one that has ended."""
+def shared_bytes(pid: int) -> int:
+    """A process's RSS less its PSS: what other processes share of it; 0 where the kernel has no PSS, or the process has ended."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc", str(pid), "smaps_rollup").read_text(encoding="ascii").splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
+        lines = Path("/proc", str(pid), "smaps_rollup").read_text(encoding="ascii").splitlines()
+        found = {line.split()[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith(("Rss:", "Pss:"))}
+        return found.get("Rss:", 0) - found.get("Pss:", 0)
+    return 0
+
+
+def rss_bytes(pid: int) -> int:
+    """A process's resident memory; 0 for one that has ended."""
     with contextlib.suppress(OSError):
         return int(Path("/proc", str(pid), "statm").read_text(encoding="ascii").split()[1]) * _PAGE
     return 0

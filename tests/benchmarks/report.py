@@ -139,7 +139,7 @@ def equality(runs: Sequence[Run]) -> tuple[str, str]:
     model = MODELS[run.case.model]
     if not worst.equal:
         return "NOT EQUAL", f"NOT EQUAL: {by}; allowed: {model.tolerance:.2g}"
-    return f"{word}, but for rounding", f"{by}; up to {model.tolerance:.2g} is taken for rounding: {model.reason}"
+    return f"{word}, but for rounding", f"{by}, of which up to {model.tolerance:.2g} is taken for rounding: {model.reason}"
 
 
 def growth(runs: Sequence[Run]) -> list[str]:
@@ -166,7 +166,7 @@ def _grown(first: Summary, second: Summary) -> list[str]:
     if first.contender != second.contender:
         return []
     if case.part == "cores" and case.rows == other.rows and (case.cores or 0) < (other.cores or 0):
-        return [f"{what}, {case.rows:,} rows, {first.contender}: {1 / wall:.2f} times faster on {other.cores} cores than on {case.cores}"]
+        return [f"{what}, {case.rows:,} rows, {first.contender}: speed on {other.cores} cores by speed on {case.cores}: {1 / wall:.2f}"]
     if case.part == "rows" and case.rows < other.rows:
         per_row, memory = second.rows_per_second / first.rows_per_second, second.peak_bytes / first.peak_bytes
         return [

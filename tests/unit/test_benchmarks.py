@@ -110,7 +110,7 @@ def test_a_summary_has_medians_and_ratios_within_the_case() -> None:
 @pytest.mark.parametrize(
     ("part", "second", "walls", "line"),
     [
-        ("cores", {"cores": 2}, (30.0, 20.0), "1.50 times faster on 2 cores than on 1"),
+        ("cores", {"cores": 2}, (30.0, 20.0), "speed on 2 cores by speed on 1: 1.50"),
         ("rows", {"rows": 16_000}, (10.0, 80.0), "16,000 rows by 1,000: time per row 0.50, peak memory 1.00"),
     ],
 )
@@ -135,6 +135,15 @@ def test_memory_of_a_process_that_the_command_starts_is_seen(tmp_path: Path) -> 
 
     assert 200e6 < measured.peak_bytes < 300e6
     assert measured.wall_seconds > 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="this kernel has no PSS")
+def test_memory_that_processes_share_counts_once(tmp_path: Path) -> None:
+    code = "import os, time; held = bytearray(b'x') * 200_000_000; pid = os.fork(); time.sleep(1); pid and os.wait()"
+
+    measured = _measure(tmp_path, code)
+
+    assert 200e6 < measured.peak_bytes < 300e6
 
 
 @pytest.mark.parametrize("ignored", [False, True])
