@@ -54,6 +54,19 @@ _NANOSECONDS = r"\.\d{6}\d*[1-9]"
 _SHOWN_CHARACTERS = 60
 
 
+def is_number_cast(found: T.DataType, wanted: T.DataType, explicit: bool = False) -> bool:
+    """Whether there is a way from one type of numbers to another, by the types alone: a part of what the module's table has.
+
+    Args:
+        found, wanted: the types.
+        explicit: whether a double may be rounded to a float.
+    """
+    from_rank, to_rank = _RANK.get(type(found)), _RANK.get(type(wanted))
+    if from_rank:
+        return isinstance(wanted, _FLOATS) or (to_rank is not None and from_rank < to_rank)
+    return isinstance(found, _FLOATS) and (isinstance(wanted, T.DoubleType) or (explicit and isinstance(wanted, T.FloatType)))
+
+
 def safe_cast(name: str, found: T.DataType, wanted: T.DataType, problems: Problems = None) -> Column | None:
     """The column in the wanted type, or None where the table of the module's docstring has no way.
 

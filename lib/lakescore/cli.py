@@ -115,6 +115,10 @@ def _score(options: argparse.Namespace) -> int:
     from lakescore.compose import compose
 
     config = compose(options.config or [DEFAULT_CONFIG], options.overrides)
+    from lakescore import warmup
+
+    if not options.dry_run:
+        warmup.begin(config)
     from lakescore import pipeline  # only a good configuration is worth the import of Spark and MLflow
 
     if options.dry_run:

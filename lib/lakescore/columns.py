@@ -6,15 +6,16 @@ Order: rename, then select and drop, then cast. ``plan`` looks at schemas only; 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lakescore.casts import Problems, explicit_cast, safe_cast
+from lakescore import session
+from lakescore.casts import Problems, explicit_cast, is_number_cast, safe_cast
 from lakescore.config import ColumnsConfig
-from lakescore.errors import ConfigError, InputError, ModelError, did_you_mean, listing, nearest
+from lakescore.errors import ConfigError, InputError, ModelError, NeedsSparkError, did_you_mean, listing, nearest
 from lakescore.schema import UNREADABLE, Feature, Signature, Tensor, column, is_same
 
 ALL_FEATURES = "*"
@@ -41,6 +42,19 @@ class Input:
             raise InputError(_mismatch(self.feature, self.column, self.found))
         return cast
 
+    def check(self) -> None:
+        """See that there is a safe way from the one type to the other.
+
+        Raises:
+            InputError: there is none.
+            NeedsSparkError: only Spark can tell, and there is no session.
+        """
+        if self.found is None or is_same(self.found, self.feature.type) or is_number_cast(self.found, self.feature.type, self.explicit):
+            return
+        if not session.is_there():
+            raise NeedsSparkError(f"column {self.column!r} is cast to {self.feature.type.simpleString()}")
+        self.expression()
+
     def __str__(self) -> str:
         if self.column is None or self.found is None:
             return f"{self.feature.name}: null (absent, optional)"
@@ -56,7 +70,7 @@ class Alignment:
     Attributes:
         source: every column of the source with its name here, in the source's order; a dropped one maps to None.
         casts: the types that ``columns.cast`` asks for, by name.
-        kept: the columns that stay, in order.
+        kept: the columns that stay, in order; types: theirs, after the casts.
         inputs: the model's inputs, in its order.
         keys, labels: as configured, checked.
         content: the column of what is in the files that the rows stand for; None where there is none.
@@ -69,6 +83,7 @@ class Alignment:
     keys: tuple[str, ...]
     labels: tuple[str, ...]
     content: str | None = None
+    types: Mapping[str, T.DataType] = field(default_factory=dict)
 
     @property
     def integers(self) -> tuple[str, ...]:
@@ -97,7 +112,7 @@ def plan(schema: T.StructType, config: ColumnsConfig, signature: Signature, case
         InputError: a column is missing, ambiguous, or of a type that does not fit.
         ModelError: the model does not say what it takes, and neither does ``columns.select``.
     """
-    names = [field.name for field in schema.fields]
+    names = [one.name for one in schema.fields]
     _refuse_duplicates(names, case_sensitive, "the source")
     renamed = _renamed(names, config.rename)
     _refuse_duplicates(renamed, case_sensitive, "columns.rename")
@@ -107,7 +122,7 @@ def plan(schema: T.StructType, config: ColumnsConfig, signature: Signature, case
     _refuse_contradictions({"columns.select": select, "columns.drop": drop, "columns.keys": keys, "columns.labels": labels})
     staying = set(select) | set(keys) | set(labels) if select else set(renamed) - set(drop)
     kept = tuple(name for name in renamed if name in staying)
-    types = {new: field.dataType for new, field in zip(renamed, schema.fields, strict=True)}
+    types = {new: one.dataType for new, one in zip(renamed, schema.fields, strict=True)}
     casts = {name: _parse_cast(name, text) for name, text in config.cast.items() if name != ALL_FEATURES}
     _named("columns.cast", tuple(casts), list(kept))
     for name, wanted in casts.items():
@@ -120,7 +135,7 @@ def plan(schema: T.StructType, config: ColumnsConfig, signature: Signature, case
     preset = content if content in candidates and not select else None
     inputs = _inputs(signature, kept_types, [preset] if preset else candidates, bool(select), every, labels, renamed, preset)
     source = tuple((old, new if new in staying else None) for old, new in zip(names, renamed, strict=True))
-    return Alignment(source, casts, kept, inputs, keys, labels, content)
+    return Alignment(source, casts, kept, inputs, keys, labels, content, kept_types)
 
 
 def transform(df: DataFrame, alignment: Alignment, aside: tuple[str, str] | None = None) -> DataFrame:
@@ -132,19 +147,19 @@ def transform(df: DataFrame, alignment: Alignment, aside: tuple[str, str] | None
         aside: the names of two more columns: the source's row as it was, a struct, and what is wrong with a row, a text or null; a value
             that cannot be cast is then null instead of the end of the run.
     """
-    fields = [field for field in df.schema.fields if field.name != UNREADABLE]
+    fields = [one for one in df.schema.fields if one.name != UNREADABLE]
     problems: Problems = ([column(UNREADABLE)] if UNREADABLE in df.columns else []) if aside else None
     # Positions, not names: a column renamed to another's old name must not be taken for it.
     chosen = []
-    for field, (old, new) in zip(fields, alignment.source, strict=True):
+    for found, (old, new) in zip(fields, alignment.source, strict=True):
         if new is None:
             continue
         wanted = alignment.casts.get(new)
-        value = column(old) if wanted is None else explicit_cast(old, field.dataType, wanted, problems)
+        value = column(old) if wanted is None else explicit_cast(old, found.dataType, wanted, problems)
         chosen.append(value.alias(new))
     if aside is not None:
         row, problem = aside
-        chosen.append(F.struct(*[column(field.name) for field in fields]).alias(row))
+        chosen.append(F.struct(*[column(one.name) for one in fields]).alias(row))
         chosen.append(F.coalesce(*(problems or []), F.lit(None).cast("string")).alias(problem))
     return df.select(*chosen)
 
@@ -228,7 +243,9 @@ def _refuse_contradictions(lists: Mapping[str, Sequence[str]]) -> None:
 
 def _parse_cast(name: str, text: str) -> T.DataType:
     try:
-        return T.DataType.fromDDL(text)
+        return session.parse_type(text)
+    except NeedsSparkError:
+        raise
     except Exception as error:
         raise ConfigError(f"columns.cast.{name}: got {text!r}; expected a Spark type such as double, long, string or date") from error
 
@@ -290,7 +307,7 @@ def _inputs(
     if not inputs:
         raise InputError("columns: no feature is left for the model; look at columns.select, drop, keys and labels")
     for one in inputs:
-        one.expression()  # raises where the types do not fit
+        one.check()
     return tuple(inputs)
 
 

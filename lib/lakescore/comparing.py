@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
@@ -78,7 +79,7 @@ def compare(
         _refuse_unknown([*df.columns, *rows.columns], labels, drop)
         types = {field.name: field.dataType for field in df.schema.fields}
         expected = [
-            profile.of_reference(one.name, one.role, one.type, types.get(one.name), one.column) for one in _columns(rows, labels, drop)
+            profile.of_reference(one.name, one.role, one.type, types.get(one.name), one.values) for one in _columns(rows, labels, drop)
         ]
         known = profile.statistics_of(rows, expected, redact(reference))
     else:
@@ -106,7 +107,7 @@ def _refuse_unknown(names: Sequence[str], labels: Collection[str], drop: Collect
 
 def _columns(df: DataFrame, labels: Collection[str], drop: Collection[str]) -> list[Monitored]:
     fields = [field for field in df.schema.fields if field.name not in drop]
-    return [Monitored(one.name, "label" if one.name in labels else "feature", one.dataType, column(one.name)) for one in fields]
+    return [Monitored(one.name, "label" if one.name in labels else "feature", one.dataType, partial(column, one.name)) for one in fields]
 
 
 def thresholds(possible: float, detected: float) -> Thresholds:

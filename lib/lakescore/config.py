@@ -311,7 +311,7 @@ class ColumnsConfig(Section):
 class ScoringConfig(Section):
     """How the work is spread."""
 
-    engine: Literal["spark_udf"] = "spark_udf"
+    engine: Literal["auto", "fast", "spark_udf"] = "auto"
     batch_size: Annotated[int, Field(ge=1, le=_INT)] | None = None
     partitions: Annotated[int, Field(ge=1, le=_INT)] | None = None
     mini_batch_size: Annotated[Text, AfterValidator(_mini_batch_size)] | None = None
@@ -453,8 +453,9 @@ class TrackingConfig(Section):
 
 
 class SparkConfig(Section):
-    """The Spark session, where there is none yet."""
+    """What runs the job: the Spark session, where there is none yet, or this machine's processes without Spark."""
 
+    backend: Literal["auto", "spark", "embedded"] = "auto"
     master: Text | None = None
     conf: Options = {}
 
@@ -481,6 +482,9 @@ class ScoreConfig(Section):
         for key in ("mini_batch_size", "partition_keys", "processes"):
             if getattr(self.scoring, key) and not is_script:
                 raise ValueError(f"scoring.{key} belongs to model.entry_script, which is not set; a model has scoring.batch_size")
+        if self.scoring.engine == "fast" and (is_script or self.model.env_manager != "local"):
+            other = "an entry script, which has a process of its own" if is_script else f"model.env_manager: {self.model.env_manager}"
+            raise ValueError(f"scoring.engine: fast is not for {other}; leave it at auto")
         if is_script and self.scoring.batch_size is not None:
             raise ValueError("scoring.batch_size is for a model; what an entry script gets at once is scoring.mini_batch_size")
         return self

@@ -1,4 +1,4 @@
-"""Data files in, their number of rows out, or an error: what is broken, foreign or different is named before a task reads it.
+"""Data files in, their rows and footers out, or an error: what is broken, foreign or different is named before a task reads it.
 
 Spark takes one file's schema for all; what another file lacks it fills with nulls, and ORC even what it cannot convert. Text that is
 no UTF-8 it reads with other characters.
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from lakescore import text_checks
 from lakescore.errors import InputError
+from lakescore.parquet_files import OnlySparkError, ParquetFiles, of_footers
 from lakescore.readers import option
 from lakescore.storage import File
 
@@ -36,9 +37,24 @@ class Footer:
 
     columns: Mapping[str, str]
     rows: int | None
+    parquet: pq.FileMetaData | None = None
 
 
-def check(files: Sequence[Found], format_: str, options: Mapping[str, str]) -> int | None:
+@dataclass(frozen=True)
+class Checked:
+    """What is known of files that were looked at.
+
+    Attributes:
+        rows: in all of them; None where the format does not say.
+        parquet: Parquet files as workers may read them; None where only Spark reads them right, for the reason ``only_spark``.
+    """
+
+    rows: int | None
+    parquet: ParquetFiles | None = None
+    only_spark: str = ""
+
+
+def check(files: Sequence[Found], format_: str, options: Mapping[str, str]) -> Checked:
     """Look at every file.
 
     Args:
@@ -46,24 +62,30 @@ def check(files: Sequence[Found], format_: str, options: Mapping[str, str]) -> i
         format_: the reader's name.
         options: the reader's, as configured: ``mergeSchema`` and ``avroSchema`` say that the files may differ.
 
-    Returns:
-        The rows in all of them; None where the format does not say.
-
     Raises:
         InputError: naming the first file that is broken, foreign or different.
     """
     if format_ in ("csv", "json"):
         _check_text(files, format_, options)
-        return None
+        return Checked(None, only_spark=f"the source is {format_}")
     if len(files) > MAX_FILES:
-        return None
+        return Checked(None, only_spark=f"the source has more than {MAX_FILES} files")
     read = _FOOTERS[format_]
     with ThreadPoolExecutor(max_workers=16) as pool:
         footers = list(pool.map(lambda found: _footer(found, format_, read), files))
     if (option(options, "mergeSchema") or "").lower() != "true" and option(options, "avroSchema") is None:
         _compare([file for _, file in files], footers)
     rows = [footer.rows for footer in footers if footer.rows is not None]
-    return sum(rows) if len(rows) == len(footers) else None
+    total = sum(rows) if len(rows) == len(footers) else None
+    if format_ != "parquet":
+        return Checked(total, only_spark=f"the source is {format_}")
+    if options:
+        return Checked(total, only_spark="source.options are set")
+    try:
+        found = [(file.path, file.size, footer.parquet) for (_, file), footer in zip(files, footers, strict=True) if footer.parquet]
+        return Checked(total, of_footers(found))
+    except OnlySparkError as reason:
+        return Checked(total, only_spark=str(reason))
 
 
 def _compare(files: Sequence[File], footers: Sequence[Footer]) -> None:
@@ -97,7 +119,7 @@ def _parquet(stream: Any) -> Footer:
                 f"Spark has no nanosecond timestamps, which column {leaf.path!r} has; write it with microseconds (pandas: "
                 "to_parquet(path, coerce_timestamps='us', allow_truncated_timestamps=True))"
             )
-    return Footer({field.name: stored_type(field.type) for field in footer.schema.to_arrow_schema()}, int(footer.num_rows))
+    return Footer({field.name: stored_type(field.type) for field in footer.schema.to_arrow_schema()}, int(footer.num_rows), footer)
 
 
 def stored_type(kind: pa.DataType) -> str:

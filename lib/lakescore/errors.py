@@ -66,6 +66,10 @@ class DriftError(LakescoreError):
     exit_code = 6
 
 
+class NeedsSparkError(Exception):
+    """What was asked for is not done without Spark; its text says why. Not a failure: Spark is started, and asked again."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is most like ``name``, if one is."""
     names = list(known)

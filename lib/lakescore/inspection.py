@@ -11,10 +11,11 @@ from typing import Any
 
 from deltalake import DeltaTable
 
-from lakescore import datafiles, file_checks, frames, readers, storage
+from lakescore import datafiles, delta_files, file_checks, frames, readers, storage
 from lakescore.catalog import quote_table
 from lakescore.config import ROW_PER_FILE, SourceConfig
 from lakescore.errors import ConfigError, InputError, did_you_mean, listing
+from lakescore.parquet_files import OnlySparkError, ParquetFiles
 from lakescore.readers import option
 
 _PARQUET_MAGIC = b"PAR1"
@@ -38,6 +39,8 @@ class Inspection:
         version: the version of a Delta table by path, pinned now.
         colons: whether the name of a local file has a colon.
         empty: local files of no bytes, which Spark leaves out, where each file is a row.
+        parquet: Parquet files on this machine that workers may read by themselves; None where only Spark reads them right, for the reason
+            ``only_spark``.
     """
 
     format: str | None = None
@@ -50,6 +53,8 @@ class Inspection:
     version: int | None = None
     colons: bool = False
     empty: tuple[storage.File, ...] = ()
+    parquet: ParquetFiles | None = None
+    only_spark: str = "the source is no Parquet file"
 
 
 def inspect(config: SourceConfig, data: Any = None, tolerant: bool = False) -> Inspection:
@@ -109,13 +114,36 @@ def inspect(config: SourceConfig, data: Any = None, tolerant: bool = False) -> I
     _refuse_unread(files, config)
     found_files = [(location.fs, file) for location, file in files]
     if format_ in ROW_PER_FILE:
-        rows = file_checks.check(found_files, config, tolerant)
+        checked = datafiles.Checked(file_checks.check(found_files, config, tolerant), only_spark=f"the source is {format_}")
     else:
-        rows = datafiles.check(found_files, format_, config.options)
+        checked = datafiles.check(found_files, format_, config.options)
+    parquet, only_spark = checked.parquet, checked.only_spark
+    if parquet is not None and (reason := _why_spark(files)) is not None:
+        parquet, only_spark = None, reason
     colons = any(location.is_local and ":" in PurePosixPath(file.path).name for location, file in files)
     empty = _empty(files) if format_ in ROW_PER_FILE else ()
-    size = sum(file.size for _, file in files)
-    return Inspection(format_, paths, tuple(inputs), tabs, len(files), size, rows, colons=colons, empty=empty)
+    return Inspection(
+        format=format_,
+        paths=paths,
+        inputs=tuple(inputs),
+        tabs=tabs,
+        files=len(files),
+        size=sum(file.size for _, file in files),
+        rows=checked.rows,
+        colons=colons,
+        empty=empty,
+        parquet=parquet,
+        only_spark=only_spark,
+    )
+
+
+def _why_spark(files: Sequence[tuple[storage.Location, storage.File]]) -> str | None:
+    """Why workers may not read the files by themselves; None where they may."""
+    if not all(location.is_local for location, _ in files):
+        return "the files are not on this machine"
+    if any("=" in part for location, file in files for part in file.path.removeprefix(location.path).split("/")[:-1]):
+        return "the source has partition folders"
+    return None
 
 
 def _is_chosen(file: storage.File, config: SourceConfig) -> bool:
@@ -236,7 +264,20 @@ def _inspect_delta(config: SourceConfig, paths: tuple[str, ...], found: Sequence
     if config.version is not None and latest is not None and config.version > latest:
         raise InputError(f"source.version: {paths[0]} has the versions up to {latest}; got {config.version}")
     pinned = config.version if config.version is not None or config.timestamp is not None else latest
-    return Inspection("delta", paths, inputs, version=pinned)
+    parquet, only_spark = _delta_files(found[0], pinned)
+    return Inspection("delta", paths, inputs, version=pinned, parquet=parquet, only_spark=only_spark)
+
+
+def _delta_files(folder: storage.Location, version: int | None) -> tuple[ParquetFiles | None, str]:
+    """The snapshot's files, or why only Spark reads them right. What is broken is for Spark to say."""
+    if version is None or not folder.is_local:
+        return None, "the Delta table is not on this machine, or its version is not known"
+    try:
+        return delta_files.files_of(DeltaTable(folder.path, version=version), folder.path), ""
+    except OnlySparkError as reason:
+        return None, str(reason)
+    except Exception as error:
+        return None, f"the Delta table's files cannot be read: {error}"
 
 
 def _delta_version(path: str) -> int | None:

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
-from lakescore import columns, console, monitoring, planning, progress, session
+from lakescore import columns, console, direct, monitoring, planning, progress, session, source
 from lakescore.config import ROW_PER_FILE, ErrorsConfig, ScoreConfig
-from lakescore.engine import bundle, entry_script, guard, spark_udf
+from lakescore.engine import bundle, entry_script, fast, guard, spark_udf
+from lakescore.engine.direct import Answer
 from lakescore.engine.isolation import ERROR_FIELD
+from lakescore.engine.pool import Pool
 from lakescore.engine.spark_udf import Predictor
 from lakescore.errors import InputError, LakescoreError, ModelError
 from lakescore.failures import translated
 from lakescore.lineage import Lineage
 from lakescore.monitoring import Monitor
+from lakescore.parquet_files import ParquetFiles
 from lakescore.planning import OWN, PREDICTION, ROW, Plan
 from lakescore.schema import PARTITION, column
-from lakescore.sinks import Staged
+from lakescore.sinks import FileSink, Staged
+from lakescore.sinks.base import Layout
 from lakescore.tracking import Stopwatch
 
 log = logging.getLogger(__name__)
@@ -42,6 +47,8 @@ class Work:
         example: the error of one of the quarantined rows.
         failures: what an entry script's failed items were, as ``entry_script.refuse`` judges them; empty for a model.
         observed: what the tasks counted of the watched columns, as ``monitoring.statistics_of`` reads it; empty where none are.
+        workers: seconds of all workers together by what they did, where they tell.
+        engine: what scored: ``direct``, ``fast``, ``spark_udf`` or ``entry_script``.
     """
 
     staged: Staged
@@ -53,6 +60,8 @@ class Work:
     example: str
     failures: Mapping[str, Any]
     observed: Mapping[str, Any]
+    workers: Mapping[str, float] = field(default_factory=dict)
+    engine: str = "spark_udf"
 
 
 def scorer(plan: Plan, monitor: Monitor | None, stopwatch: Stopwatch, scratch: Path) -> Callable[[DataFrame], DataFrame]:
@@ -86,14 +95,22 @@ def _script_scorer(plan: Plan, settings: entry_script.Settings, stopwatch: Stopw
 
 def _model_scorer(plan: Plan, monitor: Monitor | None, stopwatch: Stopwatch, scratch: Path) -> Callable[[DataFrame], DataFrame]:
     config, watch = plan.config, None if monitor is None else monitor.watch()
-    shipped = bundle.build(plan.model.path, _contract(plan), config.model.env_manager != "local", scratch / "bundle")
+    made = bundle.build(plan.model.path, _contract(plan), config.model.env_manager != "local", scratch / "bundle")
     trying = progress.doing("scoring one row on a worker", console.terminal())
     with stopwatch.stage("probe"), trying, translated("model: the worker's test row failed", ModelError):
-        predictor = spark_udf.predictor(plan.spark, shipped, config.model.env_manager, config.model.params, watch)
+        if plan.engine == "fast":
+            predictor = fast.predictor(plan.spark, made, config.model.params, watch, rows_per_call(config), scratch)
+        else:
+            predictor = spark_udf.predictor(plan.spark, made, config.model.env_manager, config.model.params, watch)
         features = _features(plan, monitor)
         _probe(plan, features, predictor)
-    log.info("probe: one row scored on a worker, %.1f s", stopwatch.seconds["probe"])
+    log.info("probe: one row scored on a worker, %.1f s (engine %s)", stopwatch.seconds["probe"], plan.engine)
     return lambda df: spark_udf.with_predictions(df, predictor, features, PREDICTION, plan.result_type)
+
+
+def rows_per_call(config: ScoreConfig) -> int | None:
+    """The rows that a model may get at once; None: nothing limits them."""
+    return config.scoring.batch_size or source.rows_per_batch(config.source)
 
 
 def _contract(plan: Plan) -> bundle.Contract:
@@ -107,6 +124,7 @@ def _contract(plan: Plan) -> bundle.Contract:
         keys=plan.alignment.keys,
         isolates=isolates,
         tensor=plan.tensor,
+        threads=(fast.threads_of(plan.session) if plan.session is not None else 1) if plan.engine == "fast" else None,
     )
 
 
@@ -181,7 +199,56 @@ def stage(
         else:
             with session.persisted(answered) as kept:
                 work = _stage_apart(plan, kept, lineage, read)
+    work = replace(work, engine=plan.engine)
     return work if monitor is None else replace(work, observed=watched.get)
+
+
+def stage_direct(
+    plan: Plan,
+    files: ParquetFiles,
+    settings: direct.Settings,
+    monitor: Monitor | None,
+    stopwatch: Stopwatch,
+    scratch: Path,
+    lineage: Lineage,
+    pool: Pool | None,
+) -> Work:
+    """The same where workers read and write the files on their own: no row passes Spark.
+
+    Args:
+        plan: of which ``direct.refusal`` has nothing to say; files, monitor: as it was told.
+        settings: of the session, or of this machine.
+        stopwatch: takes the time of the stage ``score``.
+        scratch: for the model's folder.
+        lineage: the run's columns.
+        pool: the workers; None: Spark's are.
+
+    Raises:
+        LakescoreError: a row cannot be read, scored or written.
+    """
+    assert isinstance(plan.sink, FileSink), "direct.refusal has looked"
+    guarded = bundle.build(plan.model.path, _contract(plan), False, scratch / "bundle").path / "guarded"
+    tasks, counting = direct.tasks_of(files, settings.cores), direct.Counting()
+    answers: list[Answer] = []
+
+    def write(layout: Layout) -> set[str]:
+        job = direct.job_of(plan, files, guarded, monitor, lineage, layout, settings.codec)
+        if pool is None:
+            answers.extend(direct.run_in_spark(plan.spark, job, tasks))
+        else:
+            answers.extend(pool.run(job, tasks, settings.cores, lambda answer: counting.add(answer, len(tasks))))
+        return {answer.file for answer in answers}
+
+    total = sum(file.rows for file in files.files)
+    reader = (lambda: session.job_progress(plan.spark)) if pool is None else counting.reader
+    bar = progress.shown(reader, "scoring", total, console.terminal())
+    with stopwatch.stage("score"), bar, translated(doing(plan.config), LakescoreError):
+        staged = plan.sink.stage_files(planning.output_schema(plan), write)
+    counts = {"null": sum(one.null for one in answers)}
+    if isinstance(plan.result_type, (T.FloatType, T.DoubleType)):
+        counts |= {"nan": sum(one.nan for one in answers), "infinite": sum(one.infinite for one in answers)}
+    scored = sum(one.rows for one in answers)
+    return Work(staged, None, total, scored, 0, counts, "", {}, direct.observed(answers, monitor), direct.seconds_of(answers), "direct")
 
 
 def doing(config: ScoreConfig) -> str:

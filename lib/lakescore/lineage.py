@@ -11,7 +11,7 @@ from pyspark.sql import types as T
 
 from lakescore.errors import ConfigError
 from lakescore.failures import mark, translate
-from lakescore.schema import BATCH, PARTITION
+from lakescore.schema import BATCH, LINEAGE_COLUMNS, PARTITION
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -51,6 +51,12 @@ def lineage_columns(lineage: Lineage) -> list[Column]:
         F.timestamp_micros(F.lit(micros)).alias("scored_at"),
         day.alias(PARTITION),
     ]
+
+
+def lineage_types() -> dict[str, T.DataType]:
+    """The lineage columns' types, in their order."""
+    types: dict[str, T.DataType] = {name: T.StringType() for name in LINEAGE_COLUMNS}
+    return {**types, "scored_at": T.TimestampType(), PARTITION: T.DateType()}
 
 
 _NO_DATE = mark("input", "output.partition_by: {} is null for a row; every row needs a date")

@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lakescore import columns, references
+from lakescore import references
 from lakescore.columns import Input
 from lakescore.config import DriftConfig
 from lakescore.drift import counting, profile
@@ -48,9 +49,8 @@ class Monitor:
         reference: what the batch is compared with; described: where it is from.
         monitored: the columns of both; bins: what each is counted over; strangers: columns that cannot be
             counted, or that the reference has not.
-        beside: fields to add to the model's input, which no model sees: the columns that pandas would not have as they are counted;
-            aside: their names in the statistics, in the same order.
-        floats: the columns of numbers in which pandas does not tell null from NaN.
+        aside: the columns that are no inputs of the model, or that pandas would not have as they are counted.
+        floats: of the columns of numbers in which pandas does not tell null from NaN, the names in the statistics and in the source.
     """
 
     reference: Statistics
@@ -58,13 +58,17 @@ class Monitor:
     monitored: tuple[Monitored, ...]
     strangers: tuple[Monitored, ...]
     bins: Mapping[str, Bins]
-    beside: Mapping[str, Column]
-    aside: tuple[str, ...]
-    floats: Mapping[str, Column]
+    aside: tuple[Monitored, ...]
+    floats: Mapping[str, str]
+
+    @property
+    def beside(self) -> dict[str, Column]:
+        """Fields to add to the model's input, which no model sees: what is ``aside``."""
+        return {_aside_name(i): one.value for i, one in enumerate(self.aside)}
 
     def watch(self) -> Watch:
         """What the workers are told."""
-        aside = dict(zip(self.aside, self.beside, strict=True))
+        aside = {one.name: _aside_name(i) for i, one in enumerate(self.aside)}
         features = {one.name: (self.bins[one.name], aside.get(one.name, one.name)) for one in self.monitored if one.role != "prediction"}
         predictions = {one.name: (self.bins[one.name], *_place(one.name)) for one in self.monitored if one.role == "prediction"}
         return Watch(features, predictions, VALUE_FIELD, ERROR_FIELD)
@@ -91,13 +95,16 @@ def prepare(plan: Plan, client: MlflowClient, registry_uri: str | None, scratch:
     candidates = all_monitored(plan, _elements(statistics), known_labels)
     monitored = tuple(one for one in candidates if one.kind is not None and one.name in statistics.columns)
     bins = {one.name: profile.bins_of(statistics.columns[one.name], one) for one in monitored}
-    aside = [one for one in monitored if _is_aside(one, plan)]
-    beside = {f"{OWN}watched_{i}": one.value for i, one in enumerate(aside)}
+    aside = tuple(one for one in monitored if _is_aside(one, plan))
     made_of = {one.feature.name: one.column for one in plan.alignment.inputs}
-    floats = {one.name: column(made_of.get(one.name) or one.name) for one in monitored if one.is_float and one.role != "prediction"}
+    floats = {one.name: made_of.get(one.name) or one.name for one in monitored if one.is_float and one.role != "prediction"}
     log.info("drift: %d columns are compared with %s", len(monitored), described)
     strangers = tuple(one for one in candidates if one.name not in bins)
-    return Monitor(statistics, described, monitored, strangers, bins, beside, tuple(one.name for one in aside), floats)
+    return Monitor(statistics, described, monitored, strangers, bins, aside, floats)
+
+
+def _aside_name(position: int) -> str:
+    return f"{OWN}watched_{position}"
 
 
 def find(plan: Plan, client: MlflowClient, registry_uri: str | None, scratch: Path) -> tuple[Statistics | DataFrame, str] | None:
@@ -135,17 +142,16 @@ def all_monitored(plan: Plan, elements: int, known_labels: Collection[str] = ())
         elements: how long the model's arrays are, where it gives arrays.
         known_labels: columns that the reference has as labels, whether they are configured here or not.
     """
-    aligned = columns.transform(plan.source.df, plan.alignment).schema
     # What is in whole files is no value to be counted.
     inputs = [one for one in plan.alignment.inputs if one.column is not None and one.column != plan.alignment.content]
     if plan.quarantine is not None:
         # A cast that fails is the row's own fault there, and must not be tried a second time where it would end the run.
         inputs = [one for one in inputs if (one.found is not None and is_same(one.found, one.feature.type)) or _is_in_frame(plan, one)]
     tolerant: list[Column] | None = [] if plan.quarantine is not None else None
-    found = [Monitored(one.feature.name, "feature", _type_of(one), one.expression(tolerant)) for one in inputs]
+    found = [Monitored(one.feature.name, "feature", _type_of(one), partial(one.expression, tolerant)) for one in inputs]
     taken = {one.name for one in found}
     labels = [name for name in plan.alignment.kept if name in (*plan.alignment.labels, *known_labels) and name not in taken]
-    found += [Monitored(name, "label", aligned[name].dataType, column(name)) for name in labels]
+    found += [Monitored(name, "label", plan.alignment.types[name], partial(column, name)) for name in labels]
     taken.update(labels)
     return found + [one for one in _predictions(plan.result_type, elements) if one.name not in taken]
 
@@ -161,12 +167,19 @@ def _is_in_frame(plan: Plan, one: Input) -> bool:
 
 
 def _predictions(result: T.DataType, elements: int) -> list[Monitored]:
-    value = column(PREDICTION)
     if isinstance(result, T.StructType):
-        return [Monitored(f"prediction.{f.name}", "prediction", f.dataType, value.getField(f.name)) for f in result.fields]
+        return [Monitored(f"prediction.{f.name}", "prediction", f.dataType, partial(_field, f.name)) for f in result.fields]
     if isinstance(result, T.ArrayType) and 0 < elements <= _MOST_ELEMENTS:
-        return [Monitored(f"prediction[{i}]", "prediction", result.elementType, F.get(value, F.lit(i))) for i in range(elements)]
-    return [Monitored("prediction", "prediction", result, value)]
+        return [Monitored(f"prediction[{i}]", "prediction", result.elementType, partial(_element, i)) for i in range(elements)]
+    return [Monitored("prediction", "prediction", result, partial(column, PREDICTION))]
+
+
+def _field(name: str) -> Column:
+    return column(PREDICTION).getField(name)
+
+
+def _element(position: int) -> Column:
+    return F.get(column(PREDICTION), F.lit(position))
 
 
 def _place(name: str) -> tuple[str | None, int | None]:
@@ -207,7 +220,7 @@ def observe(df: DataFrame, monitor: Monitor, observation: Observation) -> DataFr
         monitor: what is watched.
         observation: where it goes.
     """
-    nulls = F.array(*[F.count_if(one.isNull()) for one in monitor.floats.values()]).cast("array<bigint>")
+    nulls = F.array(*[F.count_if(column(one).isNull()) for one in monitor.floats.values()]).cast("array<bigint>")
     # Text, because Spark Connect has no lists of bytes here.
     return df.observe(observation, F.collect_list(F.base64(column(COUNTED_FIELD))).alias("counted"), nulls.alias("nulls"))
 
@@ -256,7 +269,7 @@ def _of_data(plan: Plan, df: DataFrame, described: str) -> Statistics:
     for one in all_monitored(plan, 0):
         name = written.get(one.name) if one.role == "prediction" else made_of.get(one.name) or one.name
         if name in df.columns:
-            found.append(profile.of_reference(one.name, one.role, df.schema[str(name)].dataType, one.type, column(str(name))))
+            found.append(profile.of_reference(one.name, one.role, df.schema[str(name)].dataType, one.type, partial(column, str(name))))
     return profile.statistics_of(df, found, described)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 from pathlib import Path, PurePosixPath
@@ -12,11 +12,29 @@ from typing import Any
 from mlflow import MlflowClient
 from pyspark.sql import SparkSession
 
-from lakescore import console, frames, job, monitoring, planning, progress, reuse, session, source, storage, tracking, verdict
+from lakescore import (
+    backend,
+    console,
+    direct,
+    frames,
+    job,
+    monitoring,
+    planning,
+    progress,
+    reuse,
+    session,
+    source,
+    storage,
+    timing,
+    tracking,
+    verdict,
+    warmup,
+)
 from lakescore.compose import compose
 from lakescore.config import ROW_FILES, ROW_PER_FILE, ScoreConfig, mini_batch_limit
 from lakescore.engine import entry_script
-from lakescore.errors import ConfigError, LakescoreError, OutputError
+from lakescore.errors import ConfigError, LakescoreError, NeedsSparkError, OutputError
+from lakescore.lineage import Lineage
 from lakescore.models import resolve, script
 from lakescore.models.resolve import ResolvedModel
 from lakescore.monitoring import Monitor
@@ -46,7 +64,11 @@ class ScoreResult:
             that ``summary_only`` writes none.
         rows_quarantined: rows that could not be scored; quarantine: the path or table that they are in, None where there are none.
         counts: null, NaN and infinite predictions.
-        seconds: by stage; total_seconds: in all.
+        seconds: by stage; total_seconds: in all. worker_seconds: of all workers together by what they did (load, read, predict, write),
+            where they tell.
+        engine: what scored: ``direct`` (workers that read and write the files on their own), ``fast``, ``spark_udf`` or
+            ``entry_script``; backend:
+            what ran it, ``spark`` or ``embedded``; both empty where nothing was scored.
         drift: of the batch from its reference; None where it was not watched.
     """
 
@@ -68,6 +90,9 @@ class ScoreResult:
     counts: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     drift: Drift | None = None
+    worker_seconds: Mapping[str, float] = field(default_factory=dict)
+    engine: str = ""
+    backend: str = ""
 
     @property
     def total_seconds(self) -> float:
@@ -100,6 +125,7 @@ def score(
     spark = _session_of(data, spark)
     started = datetime.now(timezone.utc)
     with (
+        warmup.begun(config if spark is None and session.existing() is None else None),
         storage.scratch_folder() as scratch,
         tracking.quiet_mlflow(),
         tracking.open_record(tracking.client_for(config.tracking), config) as record,
@@ -221,24 +247,55 @@ def _run(
         model, settings, digests = resolve_model(config, record.client, scratch)
     log.info("model: %s (%s), %.1f s", model.uri, model.flavor, record.seconds["model"])
     inspection = source.inspect(config.source, data, planning.quarantines(config))
-    with record.stage("session"), progress.doing("starting Spark", screen):
-        spark = spark or open_session(config)
-    if published is None:
-        published = _find(sink, spark, config)
-        if published and config.run.on_rerun != "replace":
-            return _already_there(config, record, sink)
-    with record.stage("plan"), progress.doing("checking source and output", screen):
-        plan = planning.make(config, spark, model, inspection, sink, record.run_id, bool(published), data, settings, digests)
-        monitor = monitoring.prepare(plan, record.client, config.tracking.registry_uri, scratch)
-        drift_table = verdict.open_table(plan, record.run_id) if monitor is not None else None
+
+    def prepare(spark: SparkSession | None) -> tuple[Plan, Monitor | None]:
+        with record.stage("plan"), progress.doing("checking source and output", screen):
+            plan = planning.make(config, spark, model, inspection, sink, record.run_id, bool(published), data, settings, digests)
+            return plan, monitoring.prepare(plan, record.client, config.tracking.registry_uri, scratch)
+
+    prepared = None if spark is not None or published is None else _without_spark(config, inspection, prepare)
+    if prepared is None:
+        with record.stage("session"), progress.doing("starting Spark", screen):
+            spark = spark or open_session(config)
+        if published is None:
+            published = _find(sink, spark, config)
+            if published and config.run.on_rerun != "replace":
+                return _already_there(config, record, sink)
+        prepared = prepare(spark)
+    plan, monitor = prepared
+    drift_table = verdict.open_table(plan, record.run_id) if monitor is not None else None
     record.params(_parameters(plan, inspection))
     if config.scoring.allow_reuse and (earlier := _reused(plan, record)) is not None:
         return earlier
     if published is None:
         sink.find(spark)
     log.info("source: %s, %d columns, %d features", plan.source.description, len(plan.alignment.kept), len(plan.alignment.inputs))
+    if spark is None:
+        return _score(plan, monitor, drift_table, record, scratch, started, inspection)
     with session.runtime_conf(spark, **runtime_conf(config)):
         return _score(plan, monitor, drift_table, record, scratch, started, inspection)
+
+
+def _without_spark(
+    config: ScoreConfig, inspection: Inspection, prepare: Callable[[None], tuple[Plan, Monitor | None]]
+) -> tuple[Plan, Monitor | None] | None:
+    """The plan of a run that needs no Spark; None where it does, or Spark is there anyway.
+
+    Raises:
+        ConfigError: ``spark.backend`` is embedded, and it needs Spark.
+    """
+    reason = "there is a session already" if session.existing() is not None else backend.why_spark(config)
+    if reason is None:
+        try:
+            plan, monitor = prepare(None)
+            reason = direct.refusal(plan, inspection.parquet, inspection.only_spark, monitor)
+            if reason is None:
+                return plan, monitor
+        except NeedsSparkError as needed:
+            reason = str(needed)
+    backend.refuse(config, reason)
+    (log.debug if config.spark.backend == "spark" else log.info)("spark: the run needs Spark, because %s", reason)
+    return None
 
 
 def _find(sink: Sink, spark: SparkSession | None, config: ScoreConfig) -> bool | None:
@@ -253,7 +310,7 @@ def _find(sink: Sink, spark: SparkSession | None, config: ScoreConfig) -> bool |
 
 def runtime_conf(config: ScoreConfig) -> dict[str, str]:
     """What Spark is told for this job alone; the configuration's own settings win."""
-    rows = config.scoring.batch_size or source.rows_per_batch(config.source)
+    rows = job.rows_per_call(config)
     batch = {"spark__sql__execution__arrow__maxRecordsPerBatch": str(rows)} if rows else {}
     return batch | {
         key: value for key, value in source.runtime_conf(config.source).items() if key.replace("__", ".") not in config.spark.conf
@@ -262,8 +319,7 @@ def runtime_conf(config: ScoreConfig) -> dict[str, str]:
 
 def open_session(config: ScoreConfig) -> SparkSession:
     """The session that is there, or a new one as the configuration has it."""
-    named = (config.source.table, config.source.query, config.output.table)
-    return session.open_session(config.spark, config.run.name, tables=any(named))
+    return warmup.take_session(lambda: session.open_session(config.spark, config.run.name, session.wants_tables(config)))
 
 
 def resolve_model(
@@ -389,16 +445,15 @@ def _score(
     started: datetime,
     inspection: Inspection,
 ) -> ScoreResult:
-    config, spark, lineage = plan.config, plan.spark, plan.lineage(record.run_id, started)
-    scorer = job.scorer(plan, monitor, record, scratch)
+    config, spark, lineage = plan.config, plan.session, plan.lineage(record.run_id, started)
     try:
-        work = job.stage(plan, monitor, record, scorer, lineage, inspection.rows)
+        work = _stage(plan, monitor, record, scratch, lineage, inspection)
     except LakescoreError:
         # A run of the same batch that came first has cleared this one's staged files away.
         if not plan.published and plan.sink.find(spark):
             return _already_there(config, record, plan.sink)
         raise
-    log.info("score: %d rows, %d files, %.1f s", work.staged.rows, work.staged.files, record.seconds["score"])
+    log.info("score: %d rows, %d files, %.1f s (%s)", work.staged.rows, work.staged.files, record.seconds["score"], work.engine)
     try:
         if plan.script is not None:
             entry_script.refuse(work.failures, plan.script.script, allowed=0 if plan.quarantine is None else None)
@@ -424,7 +479,31 @@ def _score(
     if judged is not None:
         with record.stage("report"):
             verdict.leave(plan, judged, drift_table, record, lineage)
+    _say_where_time_went(record, work, inspection, direct.cores_of(config.spark.master) if spark is None else None)
     return _finish(plan, record, work, published, judged)
+
+
+def _say_where_time_went(record: Record, work: job.Work, inspection: Inspection, cores: int | None) -> None:
+    log.info("time: %s", timing.breakdown(record.seconds, work.workers))
+    parts = sum(len(file.groups) for file in inspection.parquet.files) if inspection.parquet is not None else None
+    hint = timing.advice(work.workers, inspection.files, inspection.size, parts, cores or 1)
+    if hint is not None:
+        log.info("time: %s", hint)
+
+
+def _stage(plan: Plan, monitor: Monitor | None, record: Record, scratch: Path, lineage: Lineage, inspection: Inspection) -> job.Work:
+    """Score and stage the rows, by the fastest way that gives what Spark's own path gives."""
+    settings = direct.settings_of(plan.session, plan.config.spark.master)
+    refusal = direct.refusal(plan, inspection.parquet, inspection.only_spark, monitor)
+    if settings is None or refusal is not None or inspection.parquet is None:
+        log.debug("score: the rows pass Spark, because %s", refusal or "workers may be on other machines, or files have another codec")
+        scorer = job.scorer(plan, monitor, record, scratch)
+        return job.stage(plan, monitor, record, scorer, lineage, inspection.rows)
+    log.debug("score: workers read and write the files on their own")
+    if plan.session is not None:
+        return job.stage_direct(plan, inspection.parquet, settings, monitor, record, scratch, lineage, None)
+    with warmup.take_pool() as workers:
+        return job.stage_direct(plan, inspection.parquet, settings, monitor, record, scratch, lineage, workers)
 
 
 def _written(staged: Staged) -> int:
@@ -439,7 +518,9 @@ def _finish(plan: Plan, record: Record, work: job.Work, published: Published, ju
         "rows_quarantined": work.quarantined,
         "files_written": work.staged.files,
         "bytes_written": work.staged.size,
+        **{f"worker_seconds.{what}": round(seconds, 3) for what, seconds in work.workers.items()},
     }
+    record.params({"scoring.engine": work.engine, "spark.backend": "embedded" if plan.session is None else "spark"})
     metrics.update({f"predictions_{name}": value for name, value in work.counts.items()})
     if judged is not None:
         metrics.update(judged.metrics)
@@ -471,4 +552,7 @@ def _finish(plan: Plan, record: Record, work: job.Work, published: Published, ju
         counts=work.counts,
         seconds=dict(record.seconds),
         drift=verdict.as_result(judged),
+        worker_seconds=dict(work.workers),
+        engine=work.engine,
+        backend="embedded" if plan.session is None else "spark",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -14,14 +15,16 @@ from pyspark.sql import types as T
 from lakescore import classes, columns, inline_rows, session, source, storage, tensors
 from lakescore.columns import Alignment
 from lakescore.config import ColumnsConfig, OutputConfig, ScoreConfig
-from lakescore.engine import entry_script, guard
-from lakescore.errors import ConfigError, InputError, OutputError, did_you_mean, listing
-from lakescore.lineage import Lineage, check_partition_by, lineage_columns
+from lakescore.engine import entry_script, fast, guard
+from lakescore.errors import ConfigError, InputError, NeedsSparkError, OutputError, did_you_mean, listing
+from lakescore.lineage import Lineage, check_partition_by, lineage_columns, lineage_types
 from lakescore.models import resolve
 from lakescore.models.resolve import ResolvedModel
 from lakescore.schema import LINEAGE_COLUMNS, PARTITION, TIMESTAMPS, UNREADABLE, Tensor, column
 from lakescore.sinks import Batch, Sink, open_sink, quarantine
 from lakescore.source import Inspection, Source
+
+log = logging.getLogger(__name__)
 
 OWN = "__lakescore_"
 PREDICTION = f"{OWN}prediction"
@@ -30,10 +33,14 @@ ROW = f"{OWN}row"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do, decided on the driver before the first task."""
+    """What a run would do, decided on the driver before the first task.
+
+    Attributes:
+        engine: ``fast``, ``spark_udf`` or ``entry_script``: what calls the model where rows pass Spark.
+    """
 
     config: ScoreConfig
-    spark: SparkSession
+    session: SparkSession | None
     model: ResolvedModel
     result_type: T.DataType
     source: Source
@@ -42,10 +49,22 @@ class Plan:
     kept: tuple[str, ...]
     sink: Sink
     published: bool
+    engine: str
     quarantine: Sink | None = None
     tensor: Tensor | None = None
     script: entry_script.Settings | None = None
     digests: tuple[str, ...] = ()
+
+    @property
+    def spark(self) -> SparkSession:
+        """The session.
+
+        Raises:
+            NeedsSparkError: there is none.
+        """
+        if self.session is None:
+            raise NeedsSparkError("a session is wanted")
+        return self.session
 
     def lineage(self, run_id: str, started: datetime) -> Lineage:
         run = self.config.run
@@ -55,7 +74,7 @@ class Plan:
 
 def make(
     config: ScoreConfig,
-    spark: SparkSession,
+    spark: SparkSession | None,
     model: ResolvedModel,
     inspection: Inspection,
     sink: Sink,
@@ -69,7 +88,7 @@ def make(
 
     Args:
         config: the configuration.
-        spark: the session.
+        spark: the session; None where the run is to do without.
         model: the model, resolved.
         inspection: what is known of the source's files.
         sink: the output.
@@ -81,6 +100,7 @@ def make(
 
     Raises:
         LakescoreError: something does not fit.
+        NeedsSparkError: there is no session, and the run cannot do without.
     """
     _refuse_self_overwrite(config)
     text_of_a_script = settings is not None and config.model.result_type is None
@@ -89,22 +109,26 @@ def make(
     chosen = config.columns
     if not chosen.rename:  # which speaks of _c0, _c1, ...
         names = inline_rows.names_of(config.source.rows, names, chosen.select or chosen.drop, bool(chosen.select))
-    found = source.read(spark, config.source, inspection, names, data, tolerant=quarantines(config) and settings is None)
+    if spark is None:
+        found, case_sensitive = source.of_files(config.source, inspection), False
+    else:
+        found = source.read(spark, config.source, inspection, names, data, tolerant=quarantines(config) and settings is None)
+        case_sensitive = session.is_case_sensitive(spark)
     if settings is not None:
         # A script opens the files itself: their content need not be read.
-        found = replace(found, df=found.df.drop(found.content), content=None) if found.content is not None else found
-        chosen = _all_columns(config.columns, found.df.columns)
-    given = found.df.drop(UNREADABLE).schema
-    alignment = columns.plan(given, chosen, model.signature, session.is_case_sensitive(spark), found.content)
+        found = _without_content(found)
+        chosen = _all_columns(config.columns, found.schema.names)
+    given = T.StructType([one for one in found.schema.fields if one.name != UNREADABLE])
+    alignment = columns.plan(given, chosen, model.signature, case_sensitive, found.content)
     features, image = [one.feature for one in alignment.inputs], config.source.image
     if image is not None and settings is None:
         tensors.check_image([one.feature for one in alignment.inputs if one.column == alignment.content], image)
     kept = () if settings is not None and _is_lines_alone(config.output) else _kept(config.output, alignment)
     prediction = _prediction_names(config.output, result_type)
     _refuse_own_names(alignment.kept)
-    _refuse_clashes(kept, prediction, session.is_case_sensitive(spark))
-    aligned = columns.transform(found.df, alignment)
-    check_partition_by(aligned, config.output.partition_by)
+    _refuse_clashes(kept, prediction, case_sensitive)
+    if config.output.partition_by != PARTITION:
+        check_partition_by(columns.transform(found.df, alignment), config.output.partition_by)
     tensor = tensors.for_guard(features, image) if model.signature.features is None and settings is None else None
     plan = Plan(
         config,
@@ -117,14 +141,34 @@ def make(
         kept,
         sink,
         published,
+        "entry_script" if settings is not None else _engine(config, spark, result_type),
         tensor=tensor,
         script=settings,
         digests=digests,
     )
     sink.check(spark, output_schema(plan))
     if published and config.run.on_rerun == "replace":
-        quarantine.refuse_replayed(spark, config.output, batch_of(config, run_id))
+        quarantine.refuse_replayed(plan.spark, config.output, batch_of(config, run_id))
     return replace(plan, quarantine=_open_quarantine(plan, run_id)) if quarantines(config) else plan
+
+
+def _without_content(found: Source) -> Source:
+    if found.content is None:
+        return found
+    df = found.df.drop(found.content)
+    return replace(found, schema=df.schema, rows=df, content=None)
+
+
+def _engine(config: ScoreConfig, spark: SparkSession | None, result: T.DataType) -> str:
+    """What ``scoring.engine`` comes to for this model and session."""
+    wanted = config.scoring.engine
+    reason = None if wanted == "spark_udf" or spark is None else fast.unproven(spark, config.model.env_manager, result)
+    if reason is None:
+        return "spark_udf" if wanted == "spark_udf" else "fast"
+    if wanted == "fast":
+        raise ConfigError(f"scoring.engine: fast is not possible: {reason}; leave it at auto")
+    log.info("engine: spark_udf, because %s", reason)
+    return "spark_udf"
 
 
 def quarantines(config: ScoreConfig) -> bool:
@@ -167,9 +211,22 @@ def _all_columns(config: ColumnsConfig, names: Sequence[str]) -> ColumnsConfig:
 
 def output_schema(plan: Plan) -> T.StructType:
     """The columns that the run writes, without running anything."""
+    if plan.session is None:
+        return _written_schema(plan)
     aligned = columns.transform(plan.source.df, plan.alignment)
     predicted = aligned.select("*", F.lit(None).cast(plan.result_type).alias(PREDICTION))
     return finished(plan, predicted, plan.lineage("", datetime.now(timezone.utc))).schema
+
+
+def _written_schema(plan: Plan) -> T.StructType:
+    """The same where there is no Spark: kept columns, the prediction as it is or its fields, and the lineage."""
+    output, result = plan.config.output, plan.result_type
+    if output.classes.labels:
+        raise NeedsSparkError("output.classes is set")
+    is_apart = isinstance(result, T.StructType) and not isinstance(output.prediction, str)
+    types = [one.dataType for one in result.fields] if is_apart and isinstance(result, T.StructType) else [result]
+    fields = {name: plan.alignment.types[name] for name in plan.kept} | dict(zip(plan.prediction, types, strict=True)) | lineage_types()
+    return T.StructType([T.StructField(name, kind, True) for name, kind in fields.items()])
 
 
 def _refuse_self_overwrite(config: ScoreConfig) -> None:

@@ -73,3 +73,18 @@ def is_same(found: T.DataType, wanted: T.DataType) -> bool:
     if isinstance(found, TIMESTAMPS) and isinstance(wanted, TIMESTAMPS):
         return True
     return found.simpleString() == wanted.simpleString()
+
+
+def nullable(schema: T.StructType) -> T.StructType:
+    """The schema as a table's: all nullable, inside too (else it would be a constraint), and without Spark's private metadata."""
+    return T.StructType([T.StructField(field.name, _nullable_inside(field.dataType), True) for field in schema.fields])
+
+
+def _nullable_inside(kind: T.DataType) -> T.DataType:
+    if isinstance(kind, T.StructType):
+        return nullable(kind)
+    if isinstance(kind, T.ArrayType):
+        return T.ArrayType(_nullable_inside(kind.elementType), True)
+    if isinstance(kind, T.MapType):
+        return T.MapType(_nullable_inside(kind.keyType), _nullable_inside(kind.valueType), True)
+    return kind

@@ -19,10 +19,12 @@ from typing import Any
 from pyspark import StorageLevel
 from pyspark.logger import PySparkLogger
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
+from pyspark.sql.utils import is_remote
 
-from lakescore.config import SparkConfig
+from lakescore.config import ScoreConfig, SparkConfig
 from lakescore.console import under_spark_submit
-from lakescore.errors import PlatformError
+from lakescore.errors import NeedsSparkError, PlatformError
 from lakescore.redact import HIDDEN, is_secret_key
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,16 @@ _OWN_DEFAULTS = {
 }
 
 
+_SIMPLE_TYPES: dict[str, T.DataType] = {
+    **dict.fromkeys(("double",), T.DoubleType()),
+    **dict.fromkeys(("float", "real"), T.FloatType()),
+    **dict.fromkeys(("byte", "tinyint"), T.ByteType()),
+    **dict.fromkeys(("short", "smallint"), T.ShortType()),
+    **dict.fromkeys(("int", "integer"), T.IntegerType()),
+    **dict.fromkeys(("long", "bigint"), T.LongType()),
+    **dict.fromkeys(("string",), T.StringType()),
+    **dict.fromkeys(("boolean",), T.BooleanType()),
+}
 # Spark's own catalog is in memory: a table's name would end with the process. Hive's is the cluster's, or a folder `metastore_db` here.
 _LASTING_CATALOG = {"spark.sql.catalogImplementation": "hive"}
 
@@ -51,7 +63,7 @@ def open_session(config: SparkConfig, name: str, tables: bool = False) -> SparkS
     Raises:
         PlatformError: Java is missing or too old, or Spark does not start.
     """
-    active = _existing_session()
+    active = existing()
     if active is not None:
         if config.conf or config.master:
             log.info("spark: using the session that is there; spark.master and spark.conf of the configuration are not applied")
@@ -73,7 +85,34 @@ def open_session(config: SparkConfig, name: str, tables: bool = False) -> SparkS
     return _start(builder, "Spark")
 
 
-def _existing_session() -> SparkSession | None:
+def is_there() -> bool:
+    """Whether columns can be made: in classic Spark they belong to a session."""
+    return is_remote() or existing() is not None
+
+
+def parse_type(text: str) -> T.DataType:
+    """A type as Spark writes it; the simplest ones are known without Spark.
+
+    Raises:
+        NeedsSparkError: only Spark can parse it, and there is no session.
+        Exception: Spark cannot.
+    """
+    name = text.strip().lower()
+    if name.startswith("array<") and name.endswith(">") and name[6:-1] in _SIMPLE_TYPES:
+        return T.ArrayType(_SIMPLE_TYPES[name[6:-1]])
+    if name in _SIMPLE_TYPES:
+        return _SIMPLE_TYPES[name]
+    if not is_there():
+        raise NeedsSparkError(f"the type {text!r} is to be parsed")
+    return T.DataType.fromDDL(text)
+
+
+def wants_tables(config: ScoreConfig) -> bool:
+    """Whether the run speaks of tables by name, so that a session of its own needs a catalog that lasts."""
+    return any((config.source.table, config.source.query, config.output.table))
+
+
+def existing() -> SparkSession | None:
     """The session of this thread, or the one that another thread of this process has started (a notebook's cell, a web server)."""
     active = SparkSession.getActiveSession()
     if active is not None:

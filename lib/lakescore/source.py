@@ -12,17 +12,18 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from lakescore import file_rows, frames, inline_rows, readers
 from lakescore.catalog import did_you_mean_table, quote_table, table_version
 from lakescore.config import ROW_PER_FILE, SourceConfig
-from lakescore.errors import ConfigError, InputError, did_you_mean, listing
+from lakescore.errors import ConfigError, InputError, NeedsSparkError, did_you_mean, listing
 from lakescore.failures import translate, translated
 from lakescore.file_rows import rows_per_batch, runtime_conf
 from lakescore.inspection import Inspection, inspect
 from lakescore.schema import is_same, quoted
 
-__all__ = ["Inspection", "Source", "inspect", "read", "rows_per_batch", "runtime_conf"]
+__all__ = ["Inspection", "Source", "inspect", "of_files", "read", "rows_per_batch", "runtime_conf"]
 
 _STATEMENT = re.compile(
     r"(?i)(?:ALTER|ANALYZE|CALL|CLEAR|COPY|CREATE|DELETE|DESC|DESCRIBE|DROP|EXECUTE|EXPLAIN|GRANT|INSERT|LOAD|MERGE|MSCK|OPTIMIZE|REFRESH"
@@ -35,13 +36,38 @@ class Source:
     """The data to score, and how the run's record names it.
 
     Attributes:
+        schema: its columns.
+        rows: as a DataFrame; None where there is no Spark.
         content: the column of what is in the files, where each row is one; it is what the model is for.
     """
 
-    df: DataFrame
+    schema: T.StructType
+    rows: DataFrame | None
     description: str
     version: int | None
     content: str | None = None
+
+    @property
+    def df(self) -> DataFrame:
+        """The rows.
+
+        Raises:
+            NeedsSparkError: there is no Spark.
+        """
+        if self.rows is None:
+            raise NeedsSparkError("the source is wanted as a DataFrame")
+        return self.rows
+
+
+def of_files(config: SourceConfig, inspection: Inspection) -> Source:
+    """The source as workers read it by themselves.
+
+    Raises:
+        NeedsSparkError: they cannot.
+    """
+    if inspection.parquet is None:
+        raise NeedsSparkError(inspection.only_spark)
+    return Source(inspection.parquet.schema, None, ",".join(inspection.paths), inspection.version)
 
 
 def read(
@@ -88,7 +114,7 @@ def read(
             df.schema  # noqa: B018  a Connect client asks the server only now
     if config.limit is not None:
         df = df.limit(config.limit)
-    return Source(df, description, version, file_rows.CONTENT.get(config.format or ""))
+    return Source(df.schema, df, description, version, file_rows.CONTENT.get(config.format or ""))
 
 
 def _refuse_other_separator(names: Sequence[str], config: SourceConfig) -> None:

@@ -311,7 +311,7 @@ def watched(answers: Callable[[Iterator[pd.DataFrame]], Iterator[Any]], watch: W
             batch = waiting.pop(0)
             features.update({name: batch[column] for name, (_, column) in watch.features.items()})
             answer = answer.to_frame(watch.value) if isinstance(answer, pd.Series) else answer
-            predictions.update(_predictions(answer, watch))
+            predictions.update(of_answer(answer, watch))
             if last is not None:
                 yield last
             last = answer.assign(**{COUNTED_FIELD: None})
@@ -322,7 +322,8 @@ def watched(answers: Callable[[Iterator[pd.DataFrame]], Iterator[Any]], watch: W
     return run
 
 
-def _predictions(answer: pd.DataFrame, watch: Watch) -> dict[str, Any]:
+def of_answer(answer: pd.DataFrame, watch: Watch) -> dict[str, Any]:
+    """The watched predictions of a model's answer by name; rows without one, which failed, are left out."""
     if watch.error in answer.columns:
         error = answer[watch.error]
         answer = answer[error.isna() | (error == "")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,13 +43,13 @@ class Monitored:
         name: in the statistics.
         role: ``feature``, ``label`` or ``prediction``.
         type: what it is in Spark.
-        column: the values as they are.
+        values: makes the column of the values as they are; not called where Spark does not count them.
     """
 
     name: str
     role: str
     type: T.DataType
-    column: Column
+    values: Callable[[], Column]
 
     @property
     def kind(self) -> str | None:
@@ -74,18 +74,18 @@ class Monitored:
     def value(self) -> Column:
         """What is counted: text as it is, all else as a double; dates in days, timestamps in seconds since 1970."""
         if isinstance(self.type, T.StringType):
-            return self.column
+            return self.values()
         if isinstance(self.type, T.DateType):
-            return F.unix_date(self.column).cast("double")
+            return F.unix_date(self.values()).cast("double")
         if isinstance(self.type, T.TimestampType):
-            return F.unix_micros(self.column).cast("double") / 1e6
+            return F.unix_micros(self.values()).cast("double") / 1e6
         if isinstance(self.type, T.TimestampNTZType):
             epoch = F.lit("1970-01-01").cast("timestamp_ntz")
-            return F.timestamp_diff("MICROSECOND", epoch, self.column).cast("double") / 1e6
-        return self.column.cast("double")
+            return F.timestamp_diff("MICROSECOND", epoch, self.values()).cast("double") / 1e6
+        return self.values().cast("double")
 
 
-def of_reference(name: str, role: str, found: T.DataType, wanted: T.DataType | None, values: Column) -> Monitored:
+def of_reference(name: str, role: str, found: T.DataType, wanted: T.DataType | None, values: Callable[[], Column]) -> Monitored:
     """A column of reference data, to be compared with one of type ``wanted``: text is read as that, all else counts as what it is.
 
     Args:
@@ -93,12 +93,12 @@ def of_reference(name: str, role: str, found: T.DataType, wanted: T.DataType | N
         role: of the column.
         found: its type.
         wanted: the type of the column of the batch; None where it has none.
-        values: its values.
+        values: makes the column of its values.
     """
     is_text = isinstance(found, T.StringType)
     if wanted is None or not is_text or not isinstance(wanted, T.AtomicType) or isinstance(wanted, (T.StringType, T.BinaryType)):
         return Monitored(name, role, found, values)
-    return Monitored(name, role, wanted, values.try_cast(wanted))
+    return Monitored(name, role, wanted, lambda: values().try_cast(wanted))
 
 
 def bins_of(reference: ColumnStatistics, monitored: Monitored) -> Bins:

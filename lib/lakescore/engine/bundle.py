@@ -3,7 +3,7 @@
 ::
 
     bundle/MLmodel                  python_function: loader_module lakescore_guard.guard, the original's output declaration
-    bundle/code/lakescore_guard/    copies of guard.py and isolation.py, so that executors need no Lakescore
+    bundle/code/lakescore_guard/    copies of guard.py and of what runs beside it, so that executors need no Lakescore
     bundle/guarded/contract.json    the declared result type, which inputs need care, what happens to bad rows
     bundle/guarded/model/           the original model's files
 
@@ -30,6 +30,7 @@ from pyspark.sql import types as T
 from lakescore.engine import isolation
 from lakescore.schema import Tensor
 
+_CODE = ("guard.py", "isolation.py", "threads.py", "fast_worker.py", "gathering.py")
 _ENVIRONMENT_FILES = ("requirements.txt", "conda.yaml", "python_env.yaml")
 # spark_udf accepts these by itself and leaves their values alone, but refuses them as an explicit result_type.
 _BY_SIGNATURE = {"timestamp": DataType.datetime, "binary": DataType.binary}
@@ -37,9 +38,17 @@ _BY_SIGNATURE = {"timestamp": DataType.datetime, "binary": DataType.binary}
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder to give to spark_udf, with the type that it is to return there (None: from the bundle's own signature)."""
+    """A folder that MLflow loads as a model, and what comes out of it.
+
+    Attributes:
+        answer_type: the Spark type of one row's answer.
+        udf_type: the same as spark_udf is to be told it; None: it takes it from the bundle's own signature.
+        wraps: whether the answer is a struct that holds the prediction in ``VALUE_FIELD``.
+        isolates: whether it says why a row has no prediction, in ``ERROR_FIELD``.
+    """
 
     path: Path
+    answer_type: T.DataType
     udf_type: T.DataType | None
     wraps: bool
     isolates: bool
@@ -57,6 +66,7 @@ class Contract:
         keys: the names of the key columns that come beside the features, to name a row that fails.
         isolates: whether a row that fails is an answer, and not the end.
         tensor: what each row's one array is to be handed over as; None where the model takes columns.
+        threads: what the model's native libraries may use in each worker; None: whatever they take.
     """
 
     result: T.DataType
@@ -66,6 +76,7 @@ class Contract:
     keys: tuple[str, ...] = ()
     isolates: bool = False
     tensor: Tensor | None = None
+    threads: int | None = None
 
 
 def build(model_path: Path, contract: Contract, environment: bool, folder: Path) -> Bundle:
@@ -98,7 +109,7 @@ def build(model_path: Path, contract: Contract, environment: bool, folder: Path)
     if contract.isolates:
         assert isinstance(udf_type, T.StructType), "made one above"
         udf_type = T.StructType([*udf_type.fields, T.StructField(isolation.ERROR_FIELD, T.StringType())])
-    return Bundle(folder, None if by_signature else udf_type, wraps, contract.isolates)
+    return Bundle(folder, udf_type, None if by_signature else udf_type, wraps, contract.isolates)
 
 
 def _as_json(contract: Contract) -> dict[str, Any]:
@@ -111,13 +122,15 @@ def _as_json(contract: Contract) -> dict[str, Any]:
         "keys": list(contract.keys),
         "isolates": contract.isolates,
         "tensor": {"shape": list(contract.tensor.shape), "type": contract.tensor.type} if contract.tensor else None,
+        "threads": contract.threads,
     }
 
 
 def _write_code(package: Path) -> None:
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text("", encoding="utf-8")
-    for name in ("guard.py", "isolation.py"):
+    # All at once: the worker keeps the package for the next run, whose own folder is another.
+    (package / "__init__.py").write_text("from . import fast_worker, gathering\n", encoding="utf-8")
+    for name in _CODE:
         # By importlib: Lakescore may lie in a zip that --py-files brought.
         (package / name).write_bytes(resources.files("lakescore.engine").joinpath(name).read_bytes())
 

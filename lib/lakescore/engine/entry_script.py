@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import uuid
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -23,8 +22,8 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from lakescore import session, storage
-from lakescore.engine import script_runner
-from lakescore.errors import InputError, LakescoreError, ModelError, did_you_mean, listing
+from lakescore.engine import script_runner, shipping
+from lakescore.errors import InputError, ModelError, did_you_mean, listing
 from lakescore.failures import translated
 from lakescore.schema import column
 
@@ -124,14 +123,10 @@ def ship(spark: SparkSession, settings: Settings, folder: Path) -> Shipped:
         return Shipped(settings, {**job, "local": str(root), "model": model, "side_inputs": dict(settings.side_inputs)})
     inputs = {name: f"shipped:inputs/{name}/{os.path.basename(path.rstrip('/'))}" for name, path in here.items()}
     archive = folder / f"{root.name}.zip"
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
-        _pack(packed, root, "")
-        if settings.model is not None:
-            _pack(packed, settings.model, "model")
-        for name, path in here.items():
-            _pack(packed, Path(path), inputs[name].removeprefix("shipped:"))
-    with translated("model.entry_script: Spark cannot ship the script's archive", LakescoreError):
-        spark.addArtifacts(str(archive), archive=True)
+    parts = {"": root, **{inputs[name].removeprefix("shipped:"): Path(path) for name, path in here.items()}}
+    if settings.model is not None:
+        parts["model"] = settings.model
+    shipping.ship(spark, archive, parts, "model.entry_script: Spark cannot ship the script's archive")
     return Shipped(
         settings,
         {
@@ -141,16 +136,6 @@ def ship(spark: SparkSession, settings: Settings, folder: Path) -> Shipped:
             "side_inputs": {**settings.side_inputs, **inputs},
         },
     )
-
-
-def _pack(archive: zipfile.ZipFile, path: Path, name: str) -> None:
-    if path.is_file():
-        archive.write(path, name)
-        return
-    for folder, _, files in os.walk(path, followlinks=True):
-        for file in files:
-            full = Path(folder, file)
-            archive.write(full, os.path.join(name, full.relative_to(path)))
 
 
 def try_out(spark: SparkSession, shipped: Shipped) -> None:

@@ -1,9 +1,9 @@
 """Runs on executors: the model behind a check that it does what it declares. A pandas DataFrame in, predictions out.
 
-This file and ``isolation.py`` are copied into the folder that Spark ships (``bundle.py``) and loaded there by MLflow as the model's
-loader module, so they may import nothing else of Lakescore, and run under ``env_manager: virtualenv`` too. ``mlflow.pyfunc.spark_udf``
-converts silently: it drops columns, turns numbers into text and None into 'None'; whatever it would change is refused here, naming
-both sides.
+This file and those that it imports are copied into the folder that Spark ships (``bundle.py``) and loaded there, by MLflow as the
+model's loader module or by ``fast_worker``, so they may import nothing else of Lakescore, and run under ``env_manager: virtualenv``
+too. ``mlflow.pyfunc.spark_udf`` converts silently: it drops columns, turns numbers into text and None into 'None'; whatever it would
+change is refused here, naming both sides.
 
 Results leave in the form that spark_udf passes on unchanged: a Series for scalars, a frame for structs, and a frame with the
 one column ``value`` for arrays and maps (spark_udf would pad ragged ones).
@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import mlflow.pyfunc
@@ -24,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from .isolation import NUMPY_TYPE, VALUE_FIELD, first_bad_row, isolate, reason, shown
+from .threads import hold
 
 # Columns beside the features: what is wrong with the row already, and its keys. No model sees them.
 OWN = "__lakescore_"
@@ -68,12 +70,16 @@ def _forget_modules(path: str) -> None:
 
 
 class Guard:
-    """The wrapped model: same ``predict``, checked on both sides."""
+    """The wrapped model: same ``predict``, checked on both sides.
+
+    Attributes:
+        result: the JSON value of the predictions' Spark type.
+    """
 
     def __init__(self, path: str) -> None:
         with open(os.path.join(path, "contract.json"), encoding="utf-8") as file:
             contract = json.load(file)
-        self._result = contract["result"]
+        self.result = contract["result"]
         self._integers: list[str] = contract["integers"]
         self._absent: list[str] = contract["absent"]
         self._keys: list[str] = contract["keys"]
@@ -81,10 +87,14 @@ class Guard:
         # Beside the worker's other files, which Spark removes when the executor ends.
         self._failure = os.path.join(_workers_folder(), f"lakescore-{contract['run']}.failed")
         self._tensor: dict[str, Any] | None = contract.get("tensor")
+        threads: int | None = contract.get("threads")
+        # Before the model's libraries are loaded, which then read the environment, and after them.
+        hold(threads)
         try:
             self._model = mlflow.pyfunc.load_model(os.path.join(path, "model"), suppress_warnings=True)
         except Exception as error:
             raise GuardError("model", f"model.uri: the model cannot be loaded on a worker: {_say(error)}") from error
+        hold(threads)
         if contract["method"]:
             self._model = _with_method(self._model, contract["method"])
 
@@ -92,7 +102,17 @@ class Guard:
         """Check the rows, call the model, check the predictions."""
         features = model_input.drop(columns=[name for name in model_input.columns if str(name).startswith(OWN)])
         if self._isolates:
-            return isolate(features, model_input[PROBLEM], lambda part: self._predict(part, params), self._result)
+            return isolate(features, model_input[PROBLEM], lambda part: self._predict(part, params), self.result)
+        return self.answer(features, params, lambda row: {name: model_input[f"{KEY}{name}"].iloc[row] for name in self._keys})
+
+    def answer(self, features: pd.DataFrame, params: dict[str, Any] | None, keys: Callable[[int], dict[str, Any]]) -> Any:
+        """Call the model, where a row that fails is the end.
+
+        Args:
+            features: the model's inputs alone.
+            params: of ``predict``.
+            keys: names and values of the key columns of the row at a position, for the message.
+        """
         if os.path.exists(self._failure):
             # Spark tries a failed task again; a model that failed once fails again, and the hour until then is spared.
             with open(self._failure, encoding="utf-8") as file:
@@ -102,17 +122,18 @@ class Guard:
         except GuardError:
             raise
         except Exception as error:
-            raise self._named(error, features, model_input, params) from error
+            raise self._named(error, features, keys, params) from error
 
-    def _named(self, error: Exception, features: pd.DataFrame, rows: pd.DataFrame, params: dict[str, Any] | None) -> GuardError:
+    def _named(
+        self, error: Exception, features: pd.DataFrame, keys: Callable[[int], dict[str, Any]], params: dict[str, Any] | None
+    ) -> GuardError:
         """The model's own error, with the row that causes it where one alone does: by its keys, else by its features."""
         where = ""
         found = first_bad_row(features, lambda part: self._predict(part, params))
         if found is not None and not isinstance(found[1], GuardError):
             position, error = found
-            keys = {name: rows[f"{KEY}{name}"].iloc[position] for name in self._keys}
             # By column: a row of a frame would make its integers floats.
-            where = f" (row {shown(keys or {str(name): values.iloc[position] for name, values in features.items()})})"
+            where = f" (row {shown(keys(position) or {str(name): values.iloc[position] for name, values in features.items()})})"
         text = f"the model failed to predict: {_say(error)}{where}"
         with contextlib.suppress(OSError), open(self._failure, "w", encoding="utf-8") as file:
             file.write(text)
@@ -131,24 +152,26 @@ class Guard:
             # They would end the worker, and Spark would say that it crashed.
             raise RuntimeError(f"it raised {type(error).__name__}({error})") from error
         try:
-            return conform(raw, self._result, rows)
+            return conform(raw, self.result, rows)
         except GuardError:
             raise
         except Exception as error:
             found = type(raw).__name__
             raise GuardError(
-                "model", f"the model returned {found}, which is no prediction of type {_name(self._result)}: {_say(error)}"
+                "model", f"the model returned {found}, which is no prediction of type {_name(self.result)}: {_say(error)}"
             ) from error
 
 
 def _workers_folder() -> str:
     """A folder that the workers of one host share, and that goes with them."""
+    if "pyspark" not in sys.modules:
+        return tempfile.gettempdir()  # a worker of a pool, or in an environment of its own
     try:
         from pyspark import SparkFiles
 
         return str(SparkFiles.getRootDirectory())
     except Exception:
-        return tempfile.gettempdir()  # the model runs in an environment of its own, without Spark
+        return tempfile.gettempdir()
 
 
 def _with_method(model: Any, method: str) -> Any:

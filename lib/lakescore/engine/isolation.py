@@ -59,7 +59,7 @@ def isolate(frame: pd.DataFrame, problems: pd.Series, predict: Predict, declared
                 errors[rows[0]] = describe(error)
             else:
                 waiting += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]
-    result: pd.DataFrame = pd.DataFrame({name: _joined(parts, len(frame), name, kind) for name, kind in _outputs(declared).items()})
+    result: pd.DataFrame = pd.DataFrame({name: _joined(parts, len(frame), name, kind) for name, kind in outputs(declared).items()})
     result[ERROR_FIELD] = errors
     return result
 
@@ -111,7 +111,8 @@ def _as_frame(prediction: Any) -> pd.DataFrame:
     return prediction if isinstance(prediction, pd.DataFrame) else prediction.to_frame(VALUE_FIELD)
 
 
-def _outputs(declared: Any) -> dict[str, Any]:
+def outputs(declared: Any) -> dict[str, Any]:
+    """The columns of a frame of predictions, with the JSON values of their types."""
     if isinstance(declared, dict) and declared["type"] == "struct":
         return {field["name"]: field["type"] for field in declared["fields"]}
     return {VALUE_FIELD: declared}

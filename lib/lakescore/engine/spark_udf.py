@@ -50,10 +50,14 @@ def predictor(spark: SparkSession, bundle: Bundle, env_manager: str, params: dic
         return Predictor(udf, bundle.wraps, bundle.isolates, False)
     inner = udf.__wrapped__
     is_struct = isinstance(inner.returnType, T.StructType)
-    fields = inner.returnType.fields if is_struct else [T.StructField(VALUE_FIELD, inner.returnType)]
-    answer = T.StructType([*fields, T.StructField(COUNTED_FIELD, T.BinaryType())])
-    counting = pandas_udf(watched(inner.func, watch), answer)  # type: ignore[call-overload]
+    counting = pandas_udf(watched(inner.func, watch), counted_type(inner.returnType))  # type: ignore[call-overload]
     return Predictor(counting, bundle.wraps or not is_struct, bundle.isolates, True)
+
+
+def counted_type(answer: T.DataType) -> T.StructType:
+    """The type of an answer of which ``watched`` has also said what its task counted."""
+    fields = answer.fields if isinstance(answer, T.StructType) else [T.StructField(VALUE_FIELD, answer)]
+    return T.StructType([*fields, T.StructField(COUNTED_FIELD, T.BinaryType())])
 
 
 def with_predictions(df: DataFrame, predictor: Predictor, features: Column, name: str, result: T.DataType) -> DataFrame:

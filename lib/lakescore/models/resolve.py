@@ -24,10 +24,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from pyspark.sql import types as T
 
-from lakescore import storage
+from lakescore import session, storage
 from lakescore.config import ModelConfig
 from lakescore.drift.statistics import FILE as STATISTICS_FILE
-from lakescore.errors import ModelError, did_you_mean, listing
+from lakescore.errors import ModelError, NeedsSparkError, did_you_mean, listing
 from lakescore.models import raw, roots
 from lakescore.models.fetch import fetch, fetch_module, what_it_is
 from lakescore.models.requirements import check_requirements
@@ -250,14 +250,17 @@ def _check_result_type(config: ModelConfig, signature: Signature) -> None:
 
 
 def result_type(config: ModelConfig, signature: Signature) -> T.DataType:
-    """The Spark type of one row's prediction; needs a session, because Spark parses ``model.result_type``.
+    """The Spark type of one row's prediction.
 
     Raises:
         ModelError: ``model.result_type`` is no type.
+        NeedsSparkError: only Spark can parse it, and there is no session.
     """
     if config.result_type is not None:
         try:
-            return T.DataType.fromDDL(config.result_type)
+            return session.parse_type(config.result_type)
+        except NeedsSparkError:
+            raise
         except Exception as error:
             raise ModelError(
                 f"model.result_type: got {config.result_type!r}; expected a Spark type such as double, long, string or array<double>"

@@ -8,11 +8,11 @@ import logging
 import math
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -85,17 +85,34 @@ class Sink(Protocol):
     def find(self, spark: SparkSession | None) -> bool | None:
         """Whether this batch is published; None when a session is needed to tell."""
 
-    def check(self, spark: SparkSession, schema: T.StructType) -> None:
-        """Refuse, before anything is scored, what could not be written."""
+    def check(self, spark: SparkSession | None, schema: T.StructType) -> None:
+        """Refuse, before anything is scored, what could not be written.
+
+        Raises:
+            NeedsSparkError: there is no session, and this table cannot be written without.
+        """
 
     def stage(self, df: DataFrame) -> Staged:
         """Run the job and write its rows where no reader looks."""
 
-    def publish(self, spark: SparkSession, staged: Staged) -> Published:
+    def publish(self, spark: SparkSession | None, staged: Staged) -> Published:
         """Make the staged batch visible in one atomic step."""
 
     def discard(self, staged: Staged | None) -> None:
         """Remove what was staged."""
+
+
+@runtime_checkable
+class FileSink(Sink, Protocol):
+    """A table of files, which others than Spark may write too."""
+
+    def stage_files(self, schema: T.StructType, write: Callable[[Layout], Collection[str]]) -> Staged:
+        """Have workers write a batch's files where no reader looks.
+
+        Args:
+            schema: of the rows, partition columns included.
+            write: given where the files go; returns the names of those that count.
+        """
 
 
 class PathSink:
@@ -136,6 +153,21 @@ class PathSink:
 
     def _beaten(self) -> AlreadyPublishedError:
         return beaten("output.path", self._batch)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the files of a batch go: a folder on this machine, and the columns that it stands for, which are not in the files."""
+
+    folder: str
+    partition: tuple[str, ...]
+
+
+def remove_others(folder: Location, names: Collection[str]) -> None:
+    """Remove what tasks that failed, or were tried twice, left beside the files that count."""
+    for file in list(folder.files()):
+        if file.path.rsplit("/", 1)[-1] not in names:
+            Location(folder.fs, file.path).remove()
 
 
 def beaten(key: str, batch: Batch) -> AlreadyPublishedError:

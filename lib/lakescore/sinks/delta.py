@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +25,13 @@ from pyspark.sql import types as T
 
 from lakescore import storage
 from lakescore.config import OutputConfig
-from lakescore.errors import OutputError, listing
+from lakescore.errors import NeedsSparkError, OutputError, listing
 from lakescore.failures import translated
-from lakescore.schema import BATCH, PARTITION
+from lakescore.schema import BATCH, PARTITION, nullable
 from lakescore.sinks.base import (
     AlreadyPublishedError,
     Batch,
+    Layout,
     PathSink,
     Published,
     Staged,
@@ -40,6 +41,7 @@ from lakescore.sinks.base import (
     compare_schemas,
     file_statistics,
     refuse_schema,
+    remove_others,
     staged_files,
     write_parquet,
 )
@@ -122,23 +124,41 @@ class DeltaSink(PathSink):
                 return True
         return False
 
-    def check(self, spark: SparkSession, schema: T.StructType) -> None:
+    def check(self, spark: SparkSession | None, schema: T.StructType) -> None:
         refuse_schema(schema, f"output.path: {self.location}")
         table = self._table()
         if table is None:
             self._check_free()
             self._through_spark = needs_mapping(schema) or not _library_knows(schema)
+            self._refuse_without(spark)
             return
         self._check_partitions(list(table.metadata().partition_columns))
         self._refuse_replacing(table)
         existing = T.StructType.fromJson(json.loads(table.schema().to_json()))
         self._merges = compare_schemas(existing, schema, self._config.merge_schema, f"output.path: {self.location}")
         self._through_spark = self._merges or not _library_writes(table, existing) or not _library_knows(schema)
+        self._refuse_without(spark)
+        if spark is None and self._batch.on_rerun == "replace" and table.transaction_version(app_id(self._batch.batch_id)) is not None:
+            raise NeedsSparkError("a batch of a Delta table is replaced")
+
+    def _refuse_without(self, spark: SparkSession | None) -> None:
+        if self._through_spark and spark is None:
+            raise NeedsSparkError("the output is a Delta table that only Spark's own writer can write to")
 
     def stage(self, df: DataFrame) -> Staged:
+        return self._stage(df.schema, lambda folder: write_parquet(df, self._path_of(folder), [PARTITION]))
+
+    def stage_files(self, schema: T.StructType, write: Callable[[Layout], Collection[str]]) -> Staged:
+        def fill(folder: storage.Location) -> None:
+            inside = folder / f"{PARTITION}={self._batch.score_date.isoformat()}"
+            remove_others(inside, write(Layout(inside.path, (PARTITION,))))
+
+        return self._stage(schema, fill)
+
+    def _stage(self, schema: T.StructType, fill: Callable[[storage.Location], None]) -> Staged:
         folder = self._root / STAGING / attempt_name(self._batch.batch_id)
         try:
-            write_parquet(df, self._path_of(folder), [PARTITION])
+            fill(folder)
             files = staged_files(folder)
         except BaseException:
             self._remove(folder)
@@ -147,10 +167,10 @@ class DeltaSink(PathSink):
             rows=sum(int(file.footer.num_rows) for file in files),
             files=len(files),
             size=sum(file.size for file in files),
-            handle=_Handle(folder, files, df.schema),
+            handle=_Handle(folder, files, schema),
         )
 
-    def publish(self, spark: SparkSession, staged: Staged) -> Published:
+    def publish(self, spark: SparkSession | None, staged: Staged) -> Published:
         handle: _Handle = staged.handle
         if self._through_spark:
             self._commit_through_spark(spark, handle)
@@ -231,7 +251,7 @@ class DeltaSink(PathSink):
             if other.name != handle.folder.name:
                 self._remove(other)
 
-    def _commit(self, spark: SparkSession, handle: _Handle) -> None:
+    def _commit(self, spark: SparkSession | None, handle: _Handle) -> None:
         adds = [_add_action(handle, file) for file in handle.files]
         schema = Schema.from_json(nullable(handle.schema).json())
         table = self._table()
@@ -302,7 +322,12 @@ class DeltaSink(PathSink):
                 removes.append(RemoveAction(file["path"], True, now, file["size_bytes"], values))
         return removes
 
-    def _commit_through_spark(self, spark: SparkSession, handle: _Handle) -> None:
+    def _commit_through_spark(self, spark: SparkSession | None, handle: _Handle) -> None:
+        if spark is None:
+            raise OutputError(
+                f"output.path: {self.location} was changed meanwhile, and takes this batch only through Spark; run it again with "
+                "spark.backend=spark"
+            )
         table = self._table()
         current = table.transaction_version(app_id(self._batch.batch_id)) if table else None
         if current is not None and self._batch.on_rerun != "replace":
@@ -342,21 +367,6 @@ def spark_options(batch: Batch, current: int | None, merges: bool) -> dict[str, 
     if current is not None:
         options["replaceWhere"] = f"{BATCH} = '{batch.batch_id}'"
     return options
-
-
-def nullable(schema: T.StructType) -> T.StructType:
-    """The schema as a table's: all nullable, inside too (else it would be a constraint), and without Spark's private metadata."""
-    return T.StructType([T.StructField(field.name, _nullable_inside(field.dataType), True) for field in schema.fields])
-
-
-def _nullable_inside(kind: T.DataType) -> T.DataType:
-    if isinstance(kind, T.StructType):
-        return nullable(kind)
-    if isinstance(kind, T.ArrayType):
-        return T.ArrayType(_nullable_inside(kind.elementType), True)
-    if isinstance(kind, T.MapType):
-        return T.MapType(_nullable_inside(kind.keyType), _nullable_inside(kind.valueType), True)
-    return kind
 
 
 def _add_action(handle: _Handle, file: StagedFile) -> AddAction:

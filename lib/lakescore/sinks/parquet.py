@@ -17,27 +17,31 @@ import json
 import logging
 import math
 import re
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
 from lakescore import storage
 from lakescore.config import OutputConfig
-from lakescore.errors import OutputError, listing
+from lakescore.errors import NeedsSparkError, OutputError, listing
 from lakescore.failures import translated
+from lakescore.parquet_files import written_schema
 from lakescore.schema import BATCH, PARTITION
 from lakescore.sinks.base import (
     Batch,
+    Layout,
     PathSink,
     Published,
     Staged,
-    StagedFile,
     attempt_name,
     attempts,
     batch_prefix,
     compare_schemas,
+    remove_others,
     staged_files,
     write_parquet,
 )
@@ -81,7 +85,7 @@ class ParquetSink(PathSink):
     def find(self, spark: SparkSession | None) -> bool | None:
         return bool(self._published())
 
-    def check(self, spark: SparkSession, schema: T.StructType) -> None:
+    def check(self, spark: SparkSession | None, schema: T.StructType) -> None:
         if (self._root / "_delta_log").is_dir():
             raise OutputError(f"output.format: {self.location} is a Delta table; set output.format=delta, or give another path")
         self._refuse_file()
@@ -93,17 +97,42 @@ class ParquetSink(PathSink):
         if not files:
             return
         with translated(f"output.path: {self.location} cannot be read", OutputError):
-            existing = spark.read.option("mergeSchema", "true").parquet(*map(storage.for_spark_reader, files)).schema
+            existing = self._schema_in(files) if spark is None else _schema_of(spark, files)
         inside = T.StructType([field for field in schema.fields if field.name not in (PARTITION, BATCH)])
         compare_schemas(existing, inside, self._config.merge_schema, f"output.path: {self.location}")
 
+    def _schema_in(self, files: list[str]) -> T.StructType:
+        """What the files' footers say of themselves."""
+        if self._config.merge_schema:
+            raise NeedsSparkError("output.merge_schema is set")
+        location = storage.Location.of(files[0])
+        assert location is not None, "the table is there too"
+        with location.fs.open_input_file(location.path) as stream:
+            found = written_schema(pq.read_metadata(stream))
+        if found is None:
+            raise NeedsSparkError("the output has files that Lakescore did not write")
+        return found
+
     def stage(self, df: DataFrame) -> Staged:
+        def fill(folder: storage.Location) -> None:
+            write_parquet(df, self._path_of(folder), [PARTITION, BATCH])
+            if not any(file.path.endswith(".parquet") for file in folder.files()):
+                self._fill_empty(df, folder)
+
+        return self._stage(fill)
+
+    def stage_files(self, schema: T.StructType, write: Callable[[Layout], Collection[str]]) -> Staged:
+        def fill(folder: storage.Location) -> None:
+            inside = self._own_partition(folder)
+            remove_others(inside, write(Layout(inside.path, (PARTITION, BATCH))))
+
+        return self._stage(fill)
+
+    def _stage(self, fill: Callable[[storage.Location], None]) -> Staged:
         folder = self._root / HIDDEN / "staging" / attempt_name(self._batch.batch_id)
         try:
-            write_parquet(df, self._path_of(folder), [PARTITION, BATCH])
+            fill(folder)
             files = staged_files(folder)
-            if not files:
-                files = self._stage_empty(df, folder)
         except BaseException:
             self._remove(folder)
             raise
@@ -115,7 +144,7 @@ class ParquetSink(PathSink):
             handle=_Handle(folder, partitions),
         )
 
-    def publish(self, spark: SparkSession, staged: Staged) -> Published:
+    def publish(self, spark: SparkSession | None, staged: Staged) -> Published:
         handle: _Handle = staged.handle
         old = self._published()
         if old and self._batch.on_rerun != "replace":
@@ -163,13 +192,15 @@ class ParquetSink(PathSink):
                     return found
         return found
 
-    def _stage_empty(self, df: DataFrame, folder: storage.Location) -> list[StagedFile]:
+    def _fill_empty(self, df: DataFrame, folder: storage.Location) -> None:
         """A batch without rows leaves its folder too, with one empty file: a rerun finds it, and a reader has columns."""
         inside = T.StructType([field for field in df.schema.fields if field.name not in (PARTITION, BATCH)])
+        write_parquet(df.sparkSession.createDataFrame([], inside).coalesce(1), self._path_of(self._own_partition(folder)), [])
+
+    def _own_partition(self, folder: storage.Location) -> storage.Location:
+        """The folder of this batch under the run's date, named as Spark names it."""
         escaped = self._batch.batch_id.replace(":", "%3A").replace("=", "%3D")
-        target = folder / f"{PARTITION}={self._batch.score_date.isoformat()}" / f"{BATCH}={escaped}"
-        write_parquet(df.sparkSession.createDataFrame([], inside).coalesce(1), self._path_of(target), [])
-        return staged_files(folder)
+        return folder / f"{PARTITION}={self._batch.score_date.isoformat()}" / f"{BATCH}={escaped}"
 
     def _apply(self, moves: list[Move], finishing: bool = False) -> None:
         """Do the renames, in order; when ``finishing`` what a crashed run began, those that are done are passed over.
@@ -208,6 +239,10 @@ class ParquetSink(PathSink):
 
     def _remove(self, folder: storage.Location) -> None:
         self._remove_attempt(folder, self._root / HIDDEN / "staging", self._root / HIDDEN, self._root)
+
+
+def _schema_of(spark: SparkSession, files: list[str]) -> T.StructType:
+    return spark.read.option("mergeSchema", "true").parquet(*map(storage.for_spark_reader, files)).schema
 
 
 def _changes_as_partition(batch_id: str) -> bool:

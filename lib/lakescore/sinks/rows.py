@@ -92,7 +92,7 @@ class RowsSink(PathSink):
             )
         return True
 
-    def check(self, spark: SparkSession, schema: T.StructType) -> None:
+    def check(self, spark: SparkSession | None, schema: T.StructType) -> None:
         if self._config.format == "append_row":
             self._plain(schema)
         else:
@@ -112,7 +112,7 @@ class RowsSink(PathSink):
         self._remove_attempt(parts)
         return Staged(rows=rows, files=1, size=handle.record["bytes"], handle=handle)
 
-    def publish(self, spark: SparkSession, staged: Staged) -> Published:
+    def publish(self, spark: SparkSession | None, staged: Staged) -> Published:
         handle: _Handle = staged.handle
         replace = bool(self.find(spark))
         if replace and self._batch.on_rerun != "replace":
@@ -235,7 +235,7 @@ class CountSink:
     def find(self, spark: SparkSession | None) -> bool | None:
         return False
 
-    def check(self, spark: SparkSession, schema: T.StructType) -> None:
+    def check(self, spark: SparkSession | None, schema: T.StructType) -> None:
         """Everything can be counted."""
 
     def stage(self, df: DataFrame) -> Staged:
@@ -244,7 +244,7 @@ class CountSink:
         df.observe(arrived, F.count(F.lit(1)).alias("rows")).write.format("noop").mode("overwrite").save()
         return Staged(rows=int(arrived.get["rows"]), files=0, size=0, handle=None, written=0)
 
-    def publish(self, spark: SparkSession, staged: Staged) -> Published:
+    def publish(self, spark: SparkSession | None, staged: Staged) -> Published:
         return Published(self.location, None)
 
     def discard(self, staged: Staged | None) -> None:

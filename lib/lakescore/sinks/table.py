@@ -14,9 +14,9 @@ from pyspark.sql import types as T
 
 from lakescore.catalog import did_you_mean_table, quote_table, split_table, table_version
 from lakescore.config import OutputConfig
-from lakescore.errors import OutputError, listing
+from lakescore.errors import NeedsSparkError, OutputError, listing
 from lakescore.failures import first_line, translated
-from lakescore.schema import BATCH, PARTITION, quoted
+from lakescore.schema import BATCH, PARTITION, nullable, quoted
 from lakescore.sinks.base import (
     Batch,
     Published,
@@ -27,7 +27,7 @@ from lakescore.sinks.base import (
     compare_schemas,
     refuse_schema,
 )
-from lakescore.sinks.delta import needs_mapping, nullable, spark_options, was_made_by
+from lakescore.sinks.delta import needs_mapping, spark_options, was_made_by
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,9 @@ class TableSink:
         # A batch without rows is in the table's history only.
         return self._in_history(spark, self._batch.batch_id, "batch_id")
 
-    def check(self, spark: SparkSession, schema: T.StructType) -> None:
+    def check(self, spark: SparkSession | None, schema: T.StructType) -> None:
+        if spark is None:
+            raise NeedsSparkError("the output is a table of the catalog")
         refuse_schema(schema, f"output.table: {self.location}")
         with translated(f"output.table: {self.location}", OutputError):
             self._exists = spark.catalog.tableExists(self._name)
@@ -105,8 +107,9 @@ class TableSink:
             raise
         return Staged(rows=rows, files=0, size=0, handle=(handle, spark))
 
-    def publish(self, spark: SparkSession, staged: Staged) -> Published:
-        handle: _Handle = staged.handle[0]
+    def publish(self, spark: SparkSession | None, staged: Staged) -> Published:
+        handle: _Handle
+        handle, spark = staged.handle
         there = self.find(spark)
         if there and self._batch.on_rerun != "replace":
             raise beaten("output.table", self._batch)

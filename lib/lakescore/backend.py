@@ -1,0 +1,65 @@
+"""A configuration in, what runs it out: Spark, or processes of this machine without Spark. Light: decided before anything is imported."""
+
+from __future__ import annotations
+
+import os
+
+from lakescore.config import ScoreConfig
+from lakescore.console import under_spark_submit
+from lakescore.errors import ConfigError
+
+ALL_FEATURES = "*"
+_PARTITION = "score_date"
+
+
+def why_spark_reads(config: ScoreConfig) -> str | None:
+    """Why the configuration wants the rows to pass Spark; None where workers may read and write files on their own."""
+    source, output, model = config.source, config.output, config.model
+    reasons = {
+        "model.entry_script is set": model.entry_script is not None,
+        f"model.env_manager is {model.env_manager}": model.env_manager != "local",
+        "scoring.engine is spark_udf": config.scoring.engine == "spark_udf",
+        "scoring.partitions is set": config.scoring.partitions is not None,
+        "errors.on_row_error is quarantine": config.errors.on_row_error == "quarantine",
+        "the source is no path of Parquet files": source.path is None or source.format not in (None, "parquet", "delta"),
+        "source.filter is set": source.filter is not None,
+        "source.limit is set": source.limit is not None,
+        "source.schema is set": source.ddl is not None,
+        "source.timestamp is set": source.timestamp is not None,
+        "source.options are set": bool(source.options),
+        "columns.cast is set": bool(set(config.columns.cast) - {ALL_FEATURES}),
+        f"output.format is {output.format}": output.format not in ("delta", "parquet"),
+        "the output is a table of the catalog": output.table is not None,
+        "output.partition_by is an expression": output.partition_by != _PARTITION,
+        "output.classes is set": bool(output.classes.labels),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def why_spark(config: ScoreConfig) -> str | None:
+    """Why the run needs Spark, as far as the configuration and the environment tell; None where it may do without.
+
+    Raises:
+        ConfigError: ``spark.backend`` is embedded, and it needs Spark.
+    """
+    spark = config.spark
+    if spark.backend == "spark":
+        return "spark.backend is spark"
+    reasons = {
+        "spark-submit started it": under_spark_submit(),
+        "SPARK_REMOTE is set": "SPARK_REMOTE" in os.environ,
+        f"spark.master is {spark.master}": spark.master is not None and (not spark.master.startswith("local") or "cluster" in spark.master),
+        "spark.conf is set": bool(spark.conf),
+        "drift.table is set": config.drift.table is not None,
+        "this system has no pipes that a process can hand on": os.name != "posix",
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), None) or why_spark_reads(config)
+    if reason is not None:
+        refuse(config, reason)
+    return reason
+
+
+def refuse(config: ScoreConfig, reason: str) -> None:
+    """Raise ConfigError where the run is to do without Spark, and cannot."""
+    if config.spark.backend == "embedded":
+        raise ConfigError(f"spark.backend: embedded is not possible, because {reason}; leave that out, or set spark.backend=auto")

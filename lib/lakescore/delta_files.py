@@ -1,0 +1,65 @@
+"""A Delta table's snapshot in, its files as workers may read them out; or why only Spark reads them right."""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from pyspark.sql import types as T
+
+from lakescore.parquet_files import OnlySparkError, ParquetFiles, of_footers
+from lakescore.schema import nullable
+
+# Files are added and removed, and nothing else is to be known of them.
+_PLAIN_READER = 1
+_READABLE_FEATURES = {"timestampNtz"}
+_PARTITION_TYPES = (T.StringType, T.ByteType, T.ShortType, T.IntegerType, T.LongType, T.BooleanType, T.DateType)
+_MAX_FILES = 2_000
+
+
+def files_of(table: DeltaTable, root: str) -> ParquetFiles:
+    """The files of a snapshot.
+
+    Args:
+        table: at its version.
+        root: its folder on this machine.
+
+    Raises:
+        OnlySparkError: the snapshot is more than its files (deletion vectors, column mapping), or pyarrow would read them otherwise.
+    """
+    protocol = table.protocol()
+    features = set(protocol.reader_features or ())
+    if protocol.min_reader_version > _PLAIN_READER and (not features or features - _READABLE_FEATURES):
+        raise OnlySparkError(f"the Delta table has {', '.join(sorted(features)) or 'column mapping'}")
+    schema = nullable(T.StructType.fromJson(json.loads(table.schema().to_json())))
+    partition = T.StructType([one for one in schema.fields if one.name in table.metadata().partition_columns])
+    odd = next((one for one in partition.fields if not isinstance(one.dataType, _PARTITION_TYPES)), None)
+    if odd is not None:
+        raise OnlySparkError(f"the Delta table is partitioned by {odd.name!r}, which is {odd.dataType.simpleString()}")
+    adds = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+    if len(adds) > _MAX_FILES:
+        raise OnlySparkError(f"the Delta table has more than {_MAX_FILES} files")
+    if not adds:
+        raise OnlySparkError("the Delta table has no rows")
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        footers = list(pool.map(lambda add: _footer(root, add), adds))
+    values = [tuple(add[f"partition.{one.name}"] for one in partition.fields) for add in adds]
+    found = of_footers(footers, partition, values)
+    given, there = ({one.name: one.dataType for one in fields.fields} for fields in (schema, found.schema))
+    if given != there:
+        raise OnlySparkError("files of the Delta table have other columns than the table")
+    return ParquetFiles(found.files, schema, found.repeating, found.partition)
+
+
+def _footer(root: str, add: dict[str, Any]) -> tuple[str, int, pq.FileMetaData]:
+    path = unquote(add["path"])
+    if os.path.isabs(path) or "://" in path:
+        raise OnlySparkError("the Delta table names files outside its folder")
+    full = os.path.join(root, path)
+    return full, int(add["size_bytes"]), pq.read_metadata(full)

@@ -1,0 +1,231 @@
+"""A plan in, the tasks by which workers read, score and write Parquet files on their own out; or why the rows must pass Spark.
+
+``backend`` looks at the configuration alone, so that much is known before anything is started; ``refusal`` at the plan. Both say no
+wherever it is not proven that the result is what Spark's own path gives.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import pickle
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyspark import __version__ as spark_version
+from pyspark.sql import SparkSession
+from pyspark.sql import types as T
+
+from lakescore import parquet_files, planning, session
+from lakescore.backend import why_spark_reads
+from lakescore.casts import is_number_cast
+from lakescore.columns import Input
+from lakescore.engine import direct
+from lakescore.engine.direct import Answer, Piece
+from lakescore.lineage import Lineage
+from lakescore.monitoring import Monitor
+from lakescore.parquet_files import ParquetFiles, arrow_type
+from lakescore.planning import Plan
+from lakescore.schema import LINEAGE_COLUMNS, is_same, nullable
+from lakescore.session import JobProgress
+from lakescore.sinks import FileSink
+from lakescore.sinks.base import Layout
+
+_INTEGERS = (T.ByteType, T.ShortType, T.IntegerType, T.LongType)
+_FLOATS = (T.FloatType, T.DoubleType)
+_SCALARS = (*_INTEGERS, *_FLOATS, T.BooleanType, T.StringType)
+_CODECS = {"snappy": "snappy", "zstd": "zstd", "gzip": "gzip", "none": "none", "uncompressed": "none"}
+# A model that is called with more rows at once is hardly faster, and takes more memory.
+_BATCH_ROWS = 131_072
+_BATCH_BYTES = 64 << 20
+# Uncompressed: under the one a second task costs more than it saves, over the other the last task is waited for.
+_LEAST_TASK_BYTES = 16 << 20
+_MOST_TASK_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a session decides: the codec of its files, and how many tasks run at once; None: it is not known how to do that here."""
+
+    codec: str
+    cores: int
+
+
+def settings_of(spark: SparkSession | None, master: str | None) -> Settings | None:
+    """The settings of a session on this machine, or of this machine alone; None where workers may be on others."""
+    if spark is None:
+        return Settings("snappy", cores_of(master))
+    if not session.is_one_machine(spark):
+        return None
+    codec = _CODECS.get(str(spark.conf.get("spark.sql.parquet.compression.codec", "snappy")).lower())
+    return None if codec is None else Settings(codec, spark.sparkContext.defaultParallelism)
+
+
+def cores_of(master: str | None) -> int:
+    """How many workers there are without Spark: what ``local[N]`` asks for, else one for each core that this process may use."""
+    inside = (master or "").removeprefix("local").strip("[]").split(",")[0]
+    return int(inside) if inside.isdigit() else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def refusal(plan: Plan, files: ParquetFiles | None, reason: str, monitor: Monitor | None) -> str | None:
+    """Why the plan wants the rows to pass Spark; None where it does not.
+
+    Args:
+        plan: the run.
+        files: the source's; None: for this ``reason``.
+        monitor: what is watched.
+    """
+    if (found := why_spark_reads(plan.config)) is not None:
+        return found
+    if files is None:
+        return reason
+    if not sum(file.rows for file in files.files):
+        return "the source has no rows"
+    if not isinstance(plan.sink, FileSink):
+        return "the output is no table of files"
+    for given, read in ((plan.source.schema, files.schema), (files.schema, plan.source.schema)):
+        if [(one.name, one.dataType) for one in given.fields] != [(one.name, one.dataType) for one in read.fields]:
+            return "Spark reads the files as other types than they have"
+    if not _is_plain(plan.result_type):
+        return f"the prediction is {plan.result_type.simpleString()}"
+    odd = next((one for one in plan.alignment.inputs if not _is_readable(one)), None)
+    if odd is not None:
+        return f"the model's input {odd}"
+    for one in monitor.aside if monitor is not None else ():
+        if one.role != "label" or not one.is_plain:
+            return f"the {one.role} {one.name!r} is watched, which is {one.type.simpleString()}"
+    return None
+
+
+def _is_plain(result: T.DataType) -> bool:
+    if isinstance(result, T.StructType):
+        return all(isinstance(one.dataType, _SCALARS) for one in result.fields)
+    return isinstance(result.elementType if isinstance(result, T.ArrayType) else result, _SCALARS)
+
+
+def _is_readable(one: Input) -> bool:
+    """Whether workers make the input of its column exactly as Spark does: the casts of ``casts`` that lose nothing, or say so."""
+    found, wanted = one.found, one.feature.type
+    if found is None:
+        return isinstance(wanted, _SCALARS)
+    if isinstance(found, T.ArrayType):
+        return is_same(found, wanted) and isinstance(found.elementType, _FLOATS)
+    if not isinstance(found, _SCALARS):
+        return False
+    return is_same(found, wanted) or is_number_cast(found, wanted, one.explicit)
+
+
+def job_of(
+    plan: Plan, files: ParquetFiles, guarded: Path, monitor: Monitor | None, lineage: Lineage, layout: Layout, codec: str
+) -> direct.Job:
+    """What all tasks share.
+
+    Args:
+        plan: of which ``refusal`` has nothing to say.
+        files: the source's.
+        guarded: the folder of the model behind its guard.
+        monitor: what is watched.
+        lineage: the run's columns.
+        layout: where the files go.
+        codec: of the files.
+    """
+    config, old = plan.config, {new: old for old, new in plan.alignment.source if new is not None}
+    inputs = tuple(_input(one, old) for one in plan.alignment.inputs)
+    kept = {name: old[name] for name in plan.kept}
+    watch, labels, floats = None, {}, {}
+    if monitor is not None:
+        watch = monitor.watch()
+        labels = {watch.features[one.name][1]: old[one.name] for one in monitor.aside}
+        floats = {name: old[column] for name, column in monitor.floats.items()}
+    keys = {name: old[name] for name in plan.alignment.keys}
+    schema = T.StructType([one for one in planning.output_schema(plan).fields if one.name not in layout.partition])
+    apart = isinstance(plan.result_type, T.StructType) and not isinstance(config.output.prediction, str)
+    fields: Sequence[str | None] = plan.result_type.names if apart and isinstance(plan.result_type, T.StructType) else (None,)
+    seen = {one.column for one in inputs} | set(labels.values()) | set(floats.values())
+    used = seen | set(kept.values()) | set(keys.values())
+    passing = files.repeating - seen
+    columns = [(one.name, _read_type(one, passing)) for one in files.schema.fields if one.name in used]
+    numbers = [one.name for one in schema.fields if isinstance(one.dataType, (*_INTEGERS, *_FLOATS))]
+    return direct.Job(
+        guarded=str(guarded),
+        params=config.model.params or None,
+        inputs=inputs,
+        keys=keys,
+        kept=kept,
+        constants={name: getattr(lineage, name) for name in LINEAGE_COLUMNS if name not in layout.partition},
+        outputs=dict(zip(plan.prediction, fields, strict=True)),
+        schema=pa.schema([(one.name, arrow_type(one.dataType)) for one in schema.fields]),
+        metadata=parquet_files.metadata_of(nullable(schema), spark_version),
+        columns=pa.schema(columns),
+        partition=files.partition,
+        plain=tuple(name for name in numbers if kept.get(name) not in files.repeating),
+        compression=codec,
+        folder=layout.folder,
+        batch_rows=parquet_files.rows_at_once(files.files, config.scoring.batch_size or _BATCH_ROWS, _BATCH_BYTES),
+        watch=watch,
+        labels=labels,
+        floats=floats,
+    )
+
+
+def _input(one: Input, old: Mapping[str, str]) -> direct.Input:
+    column = None if one.column is None else old[one.column]
+    return direct.Input(one.feature.name, column, arrow_type(one.feature.type), one.explicit)
+
+
+def _read_type(one: T.StructField, repeating: Collection[str]) -> pa.DataType:
+    is_text = isinstance(one.dataType, T.StringType) and one.name in repeating
+    return pa.dictionary(pa.int32(), pa.string()) if is_text else arrow_type(one.dataType)
+
+
+def tasks_of(files: ParquetFiles, cores: int) -> list[list[Piece]]:
+    """The source's row groups, as tasks of about the same size."""
+    found = parquet_files.tasks(files.files, cores, _LEAST_TASK_BYTES, _MOST_TASK_BYTES)
+    return [[_piece(files, position, groups) for position, groups in task] for task in found]
+
+
+def _piece(files: ParquetFiles, position: int, groups: tuple[int, ...]) -> Piece:
+    file = files.files[position]
+    return Piece(file.path, groups, file.values)
+
+
+def run_in_spark(spark: SparkSession, job: direct.Job, tasks: Sequence[Sequence[Piece]]) -> list[Answer]:
+    """Run the tasks as tasks of Spark."""
+    numbers = spark.range(0, len(tasks), 1, len(tasks))
+    found = numbers.mapInArrow(direct.in_spark(job, tasks), "answer binary").toArrow()
+    return [pickle.loads(answer) for answer in found.column("answer").to_pylist()]
+
+
+class Counting:
+    """How far the workers of a pool are, for a progress bar."""
+
+    def __init__(self) -> None:
+        self._now: JobProgress | None = None
+
+    def add(self, answer: Answer, total: int) -> None:
+        """One of ``total`` tasks is done."""
+        now = self._now or JobProgress(0, total, 0)
+        self._now = JobProgress(now.done + 1, total, (now.rows or 0) + answer.rows)
+
+    @contextmanager
+    def reader(self) -> Iterator[Callable[[], JobProgress | None]]:
+        """As ``progress.shown`` wants it."""
+        yield lambda: self._now
+
+
+def observed(answers: Sequence[Answer], monitor: Monitor | None) -> dict[str, Any]:
+    """What the tasks counted, as ``monitoring.statistics_of`` reads it."""
+    if monitor is None:
+        return {}
+    counted = [base64.b64encode(answer.counted).decode() for answer in answers if answer.counted]
+    nulls = [sum(column) for column in zip(*(answer.nulls for answer in answers if answer.counted), strict=True)]
+    return {"counted": counted, "nulls": nulls or [0] * len(monitor.floats)}
+
+
+def seconds_of(answers: Sequence[Answer]) -> dict[str, float]:
+    """Seconds of all workers together, by what they did."""
+    return {what: sum(answer.seconds[what] for answer in answers) for what in answers[0].seconds} if answers else {}
