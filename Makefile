@@ -23,8 +23,8 @@ demo: setup ## train and register a model on real flights, score two batches wit
 test: $(VENV)/.dev-ready ## set everything up and run the tests (ARGS="-k delta" for some)
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(VENV)/.dev-ready ## measure what drift costs a run (ARGS="--rows 400000" for less)
-	$(BIN)/python tests/benchmarks/drift.py $(ARGS)
+bench: $(VENV)/.dev-ready ## measure against a plain script and the machine's limit (ARGS="--rows 10000 --models linear" for less)
+	$(BIN)/python tests/benchmarks $(ARGS)
 
 check: $(VENV)/.dev-ready ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
