@@ -354,3 +354,18 @@ def test_what_needs_spark_is_refused_where_spark_is_refused(fails: str, tmp_path
     )
     assert done.returncode == 2
     assert "spark.backend: embedded is not possible, because" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("backend", ["embedded", "spark"])
+def test_many_tasks_give_every_row_once(fails: str, tmp_path: Path, backend: str) -> None:
+    rows = 5_000_000
+    x = np.random.default_rng(0).random(rows)
+    pq.write_table(pa.table({"id": pa.array(range(rows)), "x": x}), tmp_path / "numbers.parquet", row_group_size=400_000)
+    arguments = (f"model.uri={fails}", f"source.path={tmp_path / 'numbers.parquet'}", f"output.path={tmp_path / 'out'}", "columns.keys=id")
+    done = _command(tmp_path, *arguments, "output.format=parquet", f"spark.backend={backend}", "spark.master=local[3]")
+    assert done.returncode == 0, done.stderr
+    files = [str(path) for path in (tmp_path / "out").rglob("*.parquet")]
+    assert len(files) > 3
+    written = pa.concat_tables([pq.read_table(path, partitioning=None, columns=["id", "prediction"]) for path in files]).sort_by("id")
+    assert written["id"].to_pylist() == list(range(rows))
+    np.testing.assert_array_equal(written["prediction"].to_numpy(), x * 2)

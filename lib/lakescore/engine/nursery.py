@@ -93,7 +93,9 @@ def _run(driver: Connection[Any, Any], job: Any, tasks: Sequence[Any], processes
                 if waiting:
                     pipe.send(waiting.pop())
                 else:
-                    workers.pop(pipe).join()
+                    worker = workers.pop(pipe)
+                    pipe.close()  # which is how it knows that there is no more
+                    worker.join()
     finally:
         for worker in workers.values():
             worker.kill()
