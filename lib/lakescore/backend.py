@@ -14,8 +14,10 @@ _PARTITION = "score_date"
 
 def why_spark_reads(config: ScoreConfig) -> str | None:
     """Why the configuration wants the rows to pass Spark; None where workers may read and write files on their own."""
-    source, output, model = config.source, config.output, config.model
+    source, output, model, master = config.source, config.output, config.model, config.spark.master
     reasons = {
+        "it runs over Spark Connect": is_remote(config),
+        f"spark.master is {master}": master is not None and (not master.startswith("local") or "cluster" in master),
         "model.entry_script is set": model.entry_script is not None,
         f"model.env_manager is {model.env_manager}": model.env_manager != "local",
         "scoring.engine is spark_udf": config.scoring.engine == "spark_udf",
@@ -36,6 +38,11 @@ def why_spark_reads(config: ScoreConfig) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
+def is_remote(config: ScoreConfig) -> bool:
+    """Whether the session is to be Spark Connect's."""
+    return "SPARK_REMOTE" in os.environ or (config.spark.master or "").startswith("sc://")
+
+
 def why_spark(config: ScoreConfig) -> str | None:
     """Why the run needs Spark, as far as the configuration and the environment tell; None where it may do without.
 
@@ -47,8 +54,6 @@ def why_spark(config: ScoreConfig) -> str | None:
         return "spark.backend is spark"
     reasons = {
         "spark-submit started it": under_spark_submit(),
-        "SPARK_REMOTE is set": "SPARK_REMOTE" in os.environ,
-        f"spark.master is {spark.master}": spark.master is not None and (not spark.master.startswith("local") or "cluster" in spark.master),
         "spark.conf is set": bool(spark.conf),
         "drift.table is set": config.drift.table is not None,
         "this system has no pipes that a process can hand on": os.name != "posix",

@@ -118,7 +118,7 @@ def _score(options: argparse.Namespace) -> int:
     from lakescore import warmup
 
     if not options.dry_run:
-        warmup.begin(config)
+        warmup.begin(config, by_command=True)
     from lakescore import pipeline  # only a good configuration is worth the import of Spark and MLflow
 
     if options.dry_run:

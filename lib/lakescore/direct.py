@@ -258,8 +258,7 @@ def run(route: Route, job: direct.Job, tasks: Sequence[Sequence[Piece]], countin
     if route.context is None:
         return route.pool.run(job, tasks, route.settings.cores, lambda answer: counting.add(answer, len(tasks)))
     with route.pool.served(job, tasks) as ask:
-        # No DataFrame: Spark would set up its SQL engine first, for as many rows as there are tasks.
-        found = route.context.parallelize(range(len(tasks)), len(tasks)).map(ask).collect()
+        found = session.run_tasks(route.context, len(tasks), ask)
     return [pickle.loads(answer) for answer in found]
 
 

@@ -239,6 +239,8 @@ def _run(
     spark: SparkSession | None,
     data: Any,
 ) -> ScoreResult:
+    if (seconds := warmup.start_seconds()) is not None:
+        record.seconds["start"] = seconds
     sink = planning.output_sink(config, record.run_id)
     sink.recover(spark)
     published = _find(sink, spark, config)
@@ -326,6 +328,8 @@ def _without_rows_in_spark(
 
 def _route(plan: Plan, inspection: Inspection, monitor: Monitor | None, scratch: Path, stack: ExitStack) -> Route | None:
     """The same for a plan that could not be made without Spark."""
+    if backend.why_spark_reads(plan.config) is not None:
+        return None
     settings = direct.settings_of(plan.spark)
     reason = direct.refusal(plan, inspection.parquet, inspection.only_spark, monitor)
     if settings is None or reason is not None:

@@ -274,6 +274,14 @@ def is_connect(spark: SparkSession) -> bool:
     return type(spark).__module__.startswith("pyspark.sql.connect")
 
 
+def run_tasks(context: SparkContext, count: int, task: Callable[[int], bytes]) -> list[bytes]:
+    """What a function says of each number below ``count``, by a task of Spark for each.
+
+    No DataFrame: Spark would set up its SQL engine first, for as many rows as there are tasks.
+    """
+    return list(context.parallelize(range(count), count).map(task).collect())
+
+
 @contextmanager
 def persisted(df: DataFrame) -> Iterator[DataFrame]:
     """The same rows, computed once and kept on the workers' disks while the block runs."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lakescore import backend
+from lakescore import backend, timing
 from lakescore.config import ScoreConfig
 from lakescore.errors import LakescoreError
 
@@ -34,32 +34,39 @@ class _Begun:
     """The one process-wide state of its kind: what the command line has begun before the pipeline was there."""
 
     def __init__(self) -> None:
+        # Of several threads that score at once, each takes what is there once.
+        self.lock = threading.Lock()
         self.pool: Pool | None = None
         self.starting: _Starting | None = None
+        self.by_command = False
 
 
 _begun = _Begun()
 
 
-def begin(config: ScoreConfig) -> None:
+def begin(config: ScoreConfig, by_command: bool = False) -> None:
     """Begin what the run will most likely need. Errors are for who takes it.
 
     Args:
         config: the run's.
+        by_command: whether this process is there for the run alone, so that its start is a part of it.
     """
-    if _begun.pool is not None or _begun.starting is not None:
-        return
-    try:
-        reason = backend.why_spark(config)
-    except LakescoreError:
-        return
-    if backend.why_spark_reads(config) is None:
-        from lakescore.engine.pool import Pool
+    from lakescore.engine.pool import Pool
 
-        _begun.pool = Pool()
-    if reason is not None:
-        remote = config.spark.master is not None and config.spark.master.startswith("sc://")
-        _begun.starting = _start(config, _begun.pool is not None and config.drift.table is None and not remote)
+    with _begun.lock:
+        _begun.by_command = _begun.by_command or by_command
+        if _begun.pool is not None or _begun.starting is not None:
+            return
+        try:
+            reason = backend.why_spark(config)
+        except LakescoreError:
+            return
+        is_direct = backend.why_spark_reads(config) is None
+        if is_direct:
+            _begun.pool = Pool()
+        # Starting a Connect server of its own, PySpark takes SPARK_REMOTE out of the environment for a while: not beside others.
+        if reason is not None and not backend.is_remote(config):
+            _begun.starting = _start(config, is_direct and config.drift.table is None)
 
 
 def _start(config: ScoreConfig, context_alone: bool) -> _Starting | None:
@@ -82,6 +89,11 @@ def _start(config: ScoreConfig, context_alone: bool) -> _Starting | None:
     thread = threading.Thread(target=start, name="lakescore-session", daemon=True)
     thread.start()
     return _Starting(thread, found)
+
+
+def start_seconds() -> float | None:
+    """What the process took until now, imports above all, where it is there for the run alone."""
+    return timing.since_start() if _begun.by_command else None
 
 
 def take_session(config: ScoreConfig) -> SparkSession:
@@ -114,7 +126,8 @@ def _is_session(found: Any) -> bool:
 
 def _take() -> Any:
     """What a thread has begun to start; None where none has."""
-    starting, _begun.starting = _begun.starting, None
+    with _begun.lock:
+        starting, _begun.starting = _begun.starting, None
     if starting is None:
         return None
     starting.thread.join()
@@ -129,7 +142,8 @@ def take_pool() -> Iterator[Pool]:
     """The workers that were begun, or new ones; ended with the block."""
     from lakescore.engine.pool import Pool
 
-    pool, _begun.pool = _begun.pool or Pool(), None
+    with _begun.lock:
+        pool, _begun.pool = _begun.pool or Pool(), None
     try:
         yield pool
     finally:
@@ -144,6 +158,7 @@ def begun(config: ScoreConfig | None) -> Iterator[None]:
     try:
         yield
     finally:
-        pool, _begun.pool = _begun.pool, None
+        with _begun.lock:
+            pool, _begun.pool = _begun.pool, None
         if pool is not None:
             pool.close()
