@@ -51,7 +51,7 @@ def test_one_machine_does_it_alone(override: str) -> None:
 def test_rows_pass_spark_for_a_reason(override: str, reason: str) -> None:
     assert backend.why_spark_reads(_config(override)) == reason
     assert backend.why_spark(_config(override)) == reason
-    with pytest.raises(ConfigError, match="spark.backend: embedded is not possible, because"):
+    with pytest.raises(ConfigError, match=r"spark.backend: embedded is not possible, because"):
         backend.why_spark(_config(override, "spark.backend=embedded"))
 
 
