@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 
 from lakescore.config import ScoreConfig
 from lakescore.console import under_spark_submit
 from lakescore.errors import ConfigError
+from lakescore.storage import scheme_of
 
 ALL_FEATURES = "*"
 _PARTITION = "score_date"
+# Settings of a session under which Spark may read, name or write something else than workers do.
+_OF_FILES = (
+    "spark.sql.caseSensitive", "spark.sql.parquet.", "spark.sql.files.", "spark.sql.legacy.", "spark.hadoop.parquet.", "spark.pyspark.",
+)  # fmt: skip
 
 
 def why_spark_reads(config: ScoreConfig) -> str | None:
@@ -28,6 +35,10 @@ def why_spark_reads(config: ScoreConfig) -> str | None:
         "source.limit is set": source.limit is not None,
         "source.schema is set": source.ddl is not None,
         "source.timestamp is set": source.timestamp is not None,
+        "the output is not on this machine": output.path is not None and scheme_of(output.path) != "file",
+        "PYSPARK_PYTHON is another Python": _is_other_python(),
+        "this system has no pipes that a process can hand on": os.name != "posix",
+        "spark.conf says how files are read or written": any(key.startswith(_OF_FILES) for key in config.spark.conf),
         "source.options are set": bool(source.options),
         "columns.cast is set": bool(set(config.columns.cast) - {ALL_FEATURES}),
         f"output.format is {output.format}": output.format not in ("delta", "parquet"),
@@ -36,6 +47,12 @@ def why_spark_reads(config: ScoreConfig) -> str | None:
         "output.classes is set": bool(output.classes.labels),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _is_other_python() -> bool:
+    given = os.environ.get("PYSPARK_PYTHON")
+    found = shutil.which(given) if given else None
+    return given is not None and os.path.realpath(found or given) != os.path.realpath(sys.executable)
 
 
 def is_remote(config: ScoreConfig) -> bool:
@@ -56,7 +73,6 @@ def why_spark(config: ScoreConfig) -> str | None:
         "spark-submit started it": under_spark_submit(),
         "spark.conf is set": bool(spark.conf),
         "drift.table is set": config.drift.table is not None,
-        "this system has no pipes that a process can hand on": os.name != "posix",
     }
     reason = next((reason for reason, holds in reasons.items() if holds), None) or why_spark_reads(config)
     if reason is not None:

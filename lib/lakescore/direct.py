@@ -7,8 +7,12 @@ wherever it is not proven that the result is what Spark's own path gives.
 from __future__ import annotations
 
 import base64
+import contextlib
+import math
 import os
 import pickle
+import shutil
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +31,7 @@ from lakescore.casts import is_number_cast
 from lakescore.columns import Input
 from lakescore.engine import direct
 from lakescore.engine.direct import Answer, Piece
+from lakescore.engine.fast import checked_params
 from lakescore.engine.pool import Pool
 from lakescore.lineage import Lineage
 from lakescore.monitoring import Monitor
@@ -50,8 +55,10 @@ _AS_SPARK_HAS_IT = {
     "spark.sql.parquet.writeLegacyFormat": "false",
     "spark.sql.files.ignoreCorruptFiles": "false",
     "spark.sql.files.ignoreMissingFiles": "false",
+    "spark.sql.files.maxRecordsPerFile": "0",
     "spark.task.cpus": "1",
 }
+_SPARK_ROWS = 10_000
 _CODECS = {"snappy": "snappy", "zstd": "zstd", "gzip": "gzip", "none": "none", "uncompressed": "none"}
 # A model that is called with more rows at once is hardly faster, and takes more memory.
 _BATCH_ROWS = 131_072
@@ -63,10 +70,11 @@ _MOST_TASK_BYTES = 512 << 20
 
 @dataclass(frozen=True)
 class Settings:
-    """The codec of the files, and how many tasks run at once."""
+    """The codec of the files, how many tasks run at once, and rows that a model gets at once, where somebody has set Spark's batches."""
 
     codec: str
     cores: int
+    rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,9 +94,17 @@ class Route:
 
 def this_machine(master: str | None) -> Settings:
     """The settings without Spark: a worker for each of the cores that ``local[N]`` asks for, else for each that this process may use."""
-    inside = (master or "").removeprefix("local").strip("[]").split(",")[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    inside = "1" if master == "local" else (master or "").removeprefix("local").strip("[]").split(",")[0]
+    cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, _cores_of_container())
     return Settings("snappy", int(inside) if inside.isdigit() and int(inside) else cores)
+
+
+def _cores_of_container() -> int:
+    """What a container may use, which the machine's number of cores does not tell."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, math.ceil(int(quota) / int(period)))
+    return sys.maxsize
 
 
 def settings_of(spark: SparkSession | SparkContext) -> Settings | None:
@@ -105,7 +121,22 @@ def settings_of(spark: SparkSession | SparkContext) -> Settings | None:
         if str(conf.get(key, expected)).lower() != expected:
             return None
     codec = _CODECS.get(str(conf.get("spark.sql.parquet.compression.codec", "snappy")).lower())
-    return None if codec is None else Settings(codec, context.defaultParallelism)
+    if codec is None or _is_apart(context):
+        return None
+    rows = int(conf.get("spark.sql.execution.arrow.maxRecordsPerBatch", str(_SPARK_ROWS)))
+    return Settings(codec, context.defaultParallelism, rows if 0 < rows != _SPARK_ROWS else None)
+
+
+def _is_apart(context: SparkContext) -> bool:
+    """Whether Spark's workers have what this process's do not: another Python, modules of the session, keys; or are Databricks' own."""
+    conf = dict(context.getConf().getAll())
+    python = conf.get("spark.pyspark.python", sys.executable)
+    return (
+        os.path.realpath(shutil.which(python) or python) != os.path.realpath(sys.executable)
+        or bool(context._python_includes)
+        or any(key.startswith("spark.hadoop.parquet.") for key in conf)
+        or "DATABRICKS_RUNTIME_VERSION" in os.environ
+    )
 
 
 def refusal(plan: Plan, files: ParquetFiles | None, reason: str, monitor: Monitor | None) -> str | None:
@@ -124,9 +155,9 @@ def refusal(plan: Plan, files: ParquetFiles | None, reason: str, monitor: Monito
         return "the source has no rows"
     if not isinstance(plan.sink, FileSink):
         return "the output is no table of files"
-    for given, read in ((plan.source.schema, files.schema), (files.schema, plan.source.schema)):
-        if [(one.name, one.dataType) for one in given.fields] != [(one.name, one.dataType) for one in read.fields]:
-            return "Spark reads the files as other types than they have"
+    given, read = ([(one.name, one.dataType) for one in schema.fields] for schema in (plan.source.schema, files.schema))
+    if given != read:
+        return "Spark reads the files as other types than they have"
     if not _is_plain(plan.result_type):
         return f"the prediction is {plan.result_type.simpleString()}"
     odd = next((one for one in plan.alignment.inputs if not _is_readable(one)), None)
@@ -186,7 +217,7 @@ def job_of(plan: Plan, files: ParquetFiles, route: Route, monitor: Monitor | Non
     numbers = [one.name for one in schema.fields if isinstance(one.dataType, (*_INTEGERS, *_FLOATS))]
     return direct.Job(
         guarded=str(route.guarded),
-        params=config.model.params or None,
+        params=checked_params(plan.model.path, config.model.params),
         inputs=inputs,
         keys=keys,
         kept=kept,
@@ -199,7 +230,7 @@ def job_of(plan: Plan, files: ParquetFiles, route: Route, monitor: Monitor | Non
         plain=tuple(name for name in numbers if kept.get(name) not in files.repeating),
         compression=route.settings.codec,
         folder=layout.folder,
-        batch_rows=parquet_files.rows_at_once(files.files, config.scoring.batch_size or _BATCH_ROWS, _BATCH_BYTES),
+        batch_rows=parquet_files.rows_at_once(files.files, config.scoring.batch_size or route.settings.rows or _BATCH_ROWS, _BATCH_BYTES),
         watch=watch,
         labels=labels,
         floats=floats,

@@ -1,4 +1,4 @@
-"""A plan in, a batch that no reader sees out, counted and audited: the one Spark job of a run, and what is tried before it."""
+"""A plan in, a batch that no reader sees out, counted and audited: the one job of a run, and what is tried before it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Work:
     failures: Mapping[str, Any]
     observed: Mapping[str, Any]
     workers: Mapping[str, float] = field(default_factory=dict)
-    engine: str = "spark_udf"
+    engine: str = ""
 
 
 def scorer(plan: Plan, monitor: Monitor | None, stopwatch: Stopwatch, scratch: Path) -> Callable[[DataFrame], DataFrame]:
@@ -227,7 +227,11 @@ def stage_direct(plan: Plan, route: Route, files: ParquetFiles, monitor: Monitor
 
     def write(layout: Layout) -> set[str]:
         made = direct.job_of(plan, files, route, monitor, lineage, layout)
-        answers.extend(direct.run(route, made, tasks, counting))
+        try:
+            answers.extend(direct.run(route, made, tasks, counting))
+        finally:
+            # From here on nobody writes: what is listed is all, and what is removed stays away.
+            route.pool.close()
         return {answer.file for answer in answers}
 
     total = sum(file.rows for file in files.files)

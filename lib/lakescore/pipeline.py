@@ -309,6 +309,7 @@ def _without_rows_in_spark(
         backend.refuse(config, needed_for)
     if reason is not None:
         log.debug("score: the rows pass Spark, because %s", reason)
+        warmup.drop_pool()
         return None
     workers = stack.enter_context(warmup.take_pool())
     route = Route(direct.this_machine(config.spark.master), workers, job.guarded(plan, scratch))
@@ -323,6 +324,8 @@ def _without_rows_in_spark(
             spark = spark or open_session(config)
             context = spark.sparkContext
     settings = direct.settings_of(spark or context)
+    if settings is None:
+        workers.close()
     return None if settings is None else (replace(plan, session=spark), monitor, replace(route, settings=settings, context=context))
 
 
@@ -401,7 +404,7 @@ def _reused(plan: Plan, record: Record) -> ScoreResult | None:
         params, metrics = run.data.params, run.data.metrics
         batch = Batch(params["batch_id"], run.info.run_id, date.fromisoformat(params["score_date"]), "skip")
         sink = open_sink(reuse.output_of(plan.config.output, params["output"]), batch, plan.config.columns.keys)
-        if not sink.find(plan.spark):
+        if not sink.find(plan.session):
             continue
         log.info("output: the run %s made it already of the same input and settings (scoring.allow_reuse)", run.info.run_id)
         record.finish("FINISHED", {"rows_written": 0}, {"lakescore.outcome": "reused", "lakescore.reused_run": run.info.run_id})

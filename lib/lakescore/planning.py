@@ -152,7 +152,9 @@ def make(
     )
     sink.check(spark, output_schema(plan))
     if published and config.run.on_rerun == "replace":
-        quarantine.refuse_replayed(plan.spark, config.output, batch_of(config, run_id))
+        if plan.session is None:
+            raise NeedsSparkError("a batch is replaced")
+        quarantine.refuse_replayed(plan.session, config.output, batch_of(config, run_id))
     return replace(plan, quarantine=_open_quarantine(plan, run_id)) if quarantines(config) else plan
 
 

@@ -85,8 +85,7 @@ def open_context(config: SparkConfig, name: str) -> SparkContext:
     """
     if SparkContext._active_spark_context is not None:
         return SparkContext._active_spark_context
-    # Without its web page, which shows nothing of such tasks that the summary does not.
-    settings = {"spark.app.name": name, "spark.ui.enabled": "false", **_settings(config, tables=False)}
+    settings = {"spark.app.name": name, **_settings(config, tables=False)}
     context: SparkContext = _started(lambda: SparkContext.getOrCreate(SparkConf().setAll(list(settings.items()))), "Spark")
     _quiet(context)
     return context

@@ -1,6 +1,6 @@
 """What takes seconds and hangs on the configuration alone is begun while the rest is imported: workers, or Spark.
 
-``begin`` may be called or not, once or twice: ``take_pool`` and ``take_session`` give what was begun, or make it.
+``begin`` may be called or not, once or twice: ``take_pool``, ``take_session`` and ``take_context`` give what was begun, or make it.
 """
 
 from __future__ import annotations
@@ -158,7 +158,17 @@ def begun(config: ScoreConfig | None) -> Iterator[None]:
     try:
         yield
     finally:
+        drop_pool()
         with _begun.lock:
-            pool, _begun.pool = _begun.pool, None
-        if pool is not None:
-            pool.close()
+            starting, _begun.starting, _begun.by_command = _begun.starting, None, False
+        if starting is not None:
+            # What it has started is there for the next run to find; what has failed is forgotten.
+            starting.thread.join()
+
+
+def drop_pool() -> None:
+    """End workers that were begun, and are not wanted."""
+    with _begun.lock:
+        pool, _begun.pool = _begun.pool, None
+    if pool is not None:
+        pool.close()

@@ -25,6 +25,8 @@ from pyspark.sql import functions as F
 
 from lakescore import ScoreResult, score
 from lakescore.config import SourceConfig
+from lakescore.engine import direct
+from lakescore.engine.guard import GuardError
 from lakescore.errors import InputError, LakescoreError
 from lakescore.inspection import inspect
 
@@ -204,7 +206,10 @@ def test_a_delta_table_partitioned_and_changed_is_read_as_spark_reads_it(
         .drop("a.b c`")
         .withColumn("part", F.expr("if(id % 3 = 0, null, date_add(date'2026-01-01', int(id % 3)))"))
     )
-    df.withColumn("name", F.expr("concat('x=', id % 2, '/ü')")).write.format("delta").partitionBy("part", "name").save(table)
+    name = F.expr("if(id % 5 = 0, null, concat('x=', id % 2, '/ü'))")
+    df.withColumn("name", name).write.format("delta").partitionBy(
+        "part", "name"
+    ).save(table)
     spark.sql(f"DELETE FROM delta.`{table}` WHERE id % 7 = 0")
     sections = _sections(everything, Path(table))
     fast, slow = run("fast", **sections), run("slow", **sections, scoring={"engine": "spark_udf"})
@@ -369,3 +374,20 @@ def test_many_tasks_give_every_row_once(fails: str, tmp_path: Path, backend: str
     written = pa.concat_tables([pq.read_table(path, partitioning=None, columns=["id", "prediction"]) for path in files]).sort_by("id")
     assert written["id"].to_pylist() == list(range(rows))
     np.testing.assert_array_equal(written["prediction"].to_numpy(), x * 2)
+
+
+def test_without_spark_a_batch_is_reused_and_found_again(fails: str, tmp_path: Path) -> None:
+    path = _numbers(tmp_path / "numbers.parquet", None)
+    arguments = (f"model.uri={fails}", f"source.path={path}", f"output.path={tmp_path / 'out'}", "scoring.allow_reuse=true")
+    first, second, third = (_command(tmp_path, *arguments, f"run.batch_id={name}") for name in ("a", "b", "a"))
+    assert [one.returncode for one in (first, second, third)] == [0, 0, 0], second.stderr + third.stderr
+    assert "gave batch a" in second.stdout
+    assert "nothing to do (run.on_rerun=skip)" in third.stdout
+
+
+@pytest.mark.parametrize(("value", "kind", "wanted"), [(2**31 - 1, pa.int32(), pa.float32()), (-(2**24) - 1, pa.int32(), pa.float32())])
+def test_an_integer_that_a_float_does_not_hold_is_named(value: int, kind: pa.DataType, wanted: pa.DataType) -> None:
+    batch = pa.record_batch({"x": pa.array([1, value, None], kind)})
+    with pytest.raises(GuardError, match=rf"column 'x': '{value}' is not a value of type float"):
+        direct._input(direct.Input("x", "x", wanted), batch)
+    assert direct._input(direct.Input("x", "x", wanted), batch.slice(0, 1)).to_pylist() == [1.0]

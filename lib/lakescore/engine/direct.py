@@ -128,14 +128,18 @@ class _Watcher:
         self._predictions = Counter({name: bins for name, (bins, _, _) in watch.predictions.items()})
         self._nulls = [0] * len(job.floats)
 
-    def update(self, batch: pa.RecordBatch, features: pd.DataFrame, answer: pd.Series | pd.DataFrame) -> None:
+    def see(self, batch: pa.RecordBatch, features: pd.DataFrame) -> None:
+        """Count what goes into the model, before it may have changed it."""
         labels = {name: _to_pandas(batch.column(column)) for name, column in self._job.labels.items()}
         values = {name: labels[column] if column in labels else features[column] for name, (_, column) in self._watch.features.items()}
         self._features.update(values)
-        frame = answer.to_frame(self._watch.value) if isinstance(answer, pd.Series) else answer
-        self._predictions.update(of_answer(frame, self._watch))
         for i, column in enumerate(self._job.floats.values()):
             self._nulls[i] += batch.column(column).null_count
+
+    def hear(self, answer: pd.Series | pd.DataFrame) -> None:
+        """Count what comes out."""
+        frame = answer.to_frame(self._watch.value) if isinstance(answer, pd.Series) else answer
+        self._predictions.update(of_answer(frame, self._watch))
 
     def tell(self, answer: Answer) -> None:
         answer.counted, answer.nulls = to_bytes({**self._features.counts, **self._predictions.counts}), self._nulls
@@ -165,9 +169,11 @@ def run(job: Job, pieces: Sequence[Piece], number: int) -> Answer:
         for batch in _collected(_batches(job, pieces), job.batch_rows):
             features = _features(job, batch)
             start = _lap(answer, "read", start)
+            if watcher is not None:
+                watcher.see(batch, features)
             predicted = model.answer(features, params, partial(_keys, job, batch))
             if watcher is not None:
-                watcher.update(batch, features, predicted)
+                watcher.hear(predicted)
             written = _written(job, batch, predicted, answer)
             start = _lap(answer, "predict", start)
             answer.rows += batch.num_rows
@@ -186,6 +192,7 @@ def run(job: Job, pieces: Sequence[Piece], number: int) -> Answer:
         with contextlib.suppress(Exception):
             if writer is not None:
                 writer.close()
+        with contextlib.suppress(OSError):
             os.unlink(target)
         raise
     if watcher is not None and answer.rows:
@@ -222,9 +229,11 @@ def _column(batch: pa.RecordBatch, wanted: pa.Field, constants: Mapping[str, Any
     return _cast(_repeated(constants[wanted.name], wanted.type, batch.num_rows), wanted.type)
 
 
-def _repeated(value: Any, kind: pa.DataType, rows: int) -> pa.DictionaryArray:
+def _repeated(value: Any, kind: pa.DataType, rows: int) -> pa.Array:
     """The same value in every row."""
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if value is None:  # which no dictionary may hold
+        return pa.nulls(rows, pa.dictionary(pa.int32(), plain))
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, dtype=np.int32)), pa.array([value], plain))
 
 
@@ -274,8 +283,8 @@ def _input(one: Input, batch: pa.RecordBatch) -> pa.Array:
 
 
 def _differs(values: pa.Array, cast: pa.Array) -> pa.Array:
-    """Where a float does not hold the integer; those that round up to 2^63 have no integer to compare with."""
-    beyond = pc.greater_equal(cast, pa.scalar(float(2**63), cast.type))
+    """Where a float does not hold the integer; those that round up to 2^31 or 2^63 have none to compare with."""
+    beyond = pc.greater_equal(cast, pa.scalar(float(2 ** (values.type.bit_width - 1)), cast.type))
     back = pc.cast(pc.if_else(beyond, pa.scalar(0.0, cast.type), cast), values.type, safe=False)
     return pc.or_(beyond, pc.not_equal(back, values))
 

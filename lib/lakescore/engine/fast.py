@@ -58,6 +58,20 @@ def _element(kind: T.DataType) -> T.DataType:
     return _element(kind.elementType) if isinstance(kind, T.ArrayType) else kind
 
 
+def checked_params(model: Path, params: dict[str, Any]) -> dict[str, Any] | None:
+    """The parameters as ``predict`` gets them; by the driver, as spark_udf does it: on a worker it would seem to be a row's fault.
+
+    Args:
+        model: its folder.
+        params: as configured.
+
+    Raises:
+        MlflowException: they are not of the types that the model declares.
+    """
+    checked: dict[str, Any] | None = _enforce_params_schema(params or None, Model.load(str(model)).get_params_schema())  # type: ignore[no-untyped-call]
+    return checked
+
+
 def threads_of(spark: SparkSession) -> int:
     """The cores of one task."""
     return int(spark.conf.get("spark.task.cpus", None) or 1)
@@ -86,8 +100,7 @@ def predictor(
         LakescoreError: Spark refuses the archive.
         MlflowException: the parameters are not of the types that the model declares.
     """
-    # By the driver, as spark_udf does it: on a worker it would seem to be a row's fault.
-    checked = _enforce_params_schema(params or None, Model.load(str(bundle.path)).get_params_schema())  # type: ignore[no-untyped-call]
+    checked = checked_params(bundle.path, params)
     local = str(bundle.path) if session.is_one_machine(spark) else None
     archive = folder / f"lakescore-model-{uuid.uuid4().hex[:12]}.zip"
     if local is None:

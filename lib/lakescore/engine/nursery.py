@@ -12,6 +12,7 @@ import gc
 import multiprocessing
 import os
 import pickle
+import random
 import signal
 import sys
 import tempfile
@@ -73,7 +74,8 @@ def _run(driver: Connection[Any, Any], job: Any, tasks: Sequence[Any], processes
         worker.start()
         its.close()
         workers[mine] = worker
-        mine.send(waiting.pop())
+        with contextlib.suppress(ConnectionError):  # it has died, which is noticed below
+            mine.send(waiting.pop())
     try:
         while workers:
             ready: list[Any] = wait([driver, *workers])
@@ -82,7 +84,7 @@ def _run(driver: Connection[Any, Any], job: Any, tasks: Sequence[Any], processes
                     driver.recv()  # raises: it speaks only before and after
                 try:
                     answer = pipe.recv()
-                except EOFError:
+                except (EOFError, ConnectionError):
                     worker = workers[pipe]
                     worker.join()
                     driver.send(("failed", _death(worker.exitcode)))
@@ -91,7 +93,8 @@ def _run(driver: Connection[Any, Any], job: Any, tasks: Sequence[Any], processes
                 if answer[0] == "failed":
                     return
                 if waiting:
-                    pipe.send(waiting.pop())
+                    with contextlib.suppress(ConnectionError):
+                        pipe.send(waiting.pop())
                 else:
                     worker = workers.pop(pipe)
                     pipe.close()  # which is how it knows that there is no more
@@ -123,7 +126,12 @@ def _is_alone() -> bool:
 def _serve(driver: Connection[Any, Any], job: Any, tasks: Sequence[Any], address: str, key: bytes) -> None:
     """Give each task that is asked for to a worker of its own, which answers who has asked, until the driver is gone."""
     context, is_fork = _context()
-    with Listener(address, "AF_UNIX", authkey=key) as listener:
+    try:
+        listener = Listener(address, "AF_UNIX", backlog=max(len(tasks), 1), authkey=key)
+    except OSError as error:
+        driver.send(("failed", _text(error)))
+        return
+    with listener:
         driver.send(("serving",))
         knocking: Any = listener._listener._socket  # type: ignore[attr-defined]
         while True:
@@ -140,8 +148,7 @@ def _answer(pipe: Connection[Any, Any], job: Any, number: int, pieces: Any, inhe
     """One worker for one task."""
     from lakescore.engine import direct
 
-    for other in inherited:
-        other.close()
+    _part_from(inherited)
     with pipe:
         try:
             # As bytes, which who has asked passes on: to know the class it would have to import all that the workers have.
@@ -150,12 +157,21 @@ def _answer(pipe: Connection[Any, Any], job: Any, number: int, pieces: Any, inhe
             pipe.send(("failed", _text(error)))
 
 
+def _part_from(inherited: Sequence[Connection[Any, Any]]) -> None:
+    """What a fork must not share: pipes, or nobody would notice when who they belong to is gone; and where random numbers stand."""
+    for other in inherited:
+        other.close()
+    random.seed()
+    sys.modules["numpy"].random.seed()
+    if "torch" in sys.modules:
+        sys.modules["torch"].seed()
+
+
 def _work(pipe: Connection[Any, Any], job: Any, inherited: Sequence[Connection[Any, Any]]) -> None:
     """One worker: tasks in, answers out."""
     from lakescore.engine import direct
 
-    for other in inherited:  # or nobody would notice when who it belongs to is gone
-        other.close()
+    _part_from(inherited)
 
     with pipe:
         while True:

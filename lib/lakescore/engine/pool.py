@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # One thread for each worker, as Spark's have it: BLAS, OpenMP, and what joblib takes for the number of cores.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), "1")
+_SHORT_PATH = 70
 
 
 class Pool:
@@ -44,6 +45,7 @@ class Pool:
             env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path},
             pass_fds=[its.fileno()],
             stdin=subprocess.DEVNULL,
+            stdout=_stderr(),  # what a model prints is no part of the summary
             start_new_session=True,  # a group of their own, to be ended together
         )
         its.close()
@@ -91,7 +93,9 @@ class Pool:
         """
         self._wait_for(job)
         # A socket in a folder that nobody else may enter, and a key besides.
-        with tempfile.TemporaryDirectory(prefix="lakescore-", ignore_cleanup_errors=True) as folder:
+        # Its path may have 100 characters or so.
+        within = None if len(tempfile.gettempdir()) < _SHORT_PATH else "/tmp"
+        with tempfile.TemporaryDirectory(prefix="lakescore-", dir=within, ignore_cleanup_errors=True) as folder:
             address, key = os.path.join(folder, "tasks"), os.urandom(32)
             self._send("serve", job, tasks, address, key)
             self._expect("serving")
@@ -99,6 +103,8 @@ class Pool:
 
     def close(self) -> None:
         """End all workers, whatever they are at: none of them has anything left to say."""
+        if self._pipe.closed:
+            return
         self._pipe.close()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -141,6 +147,14 @@ def _asking(address: str, key: bytes) -> Ask:
         return bytes(answer)
 
     return ask
+
+
+def _stderr() -> int | None:
+    """The descriptor of stderr; None where there is none that a process could have, as in some notebooks."""
+    try:
+        return sys.__stderr__.fileno() if sys.__stderr__ is not None else None
+    except (OSError, ValueError):
+        return None
 
 
 def _root() -> str:
