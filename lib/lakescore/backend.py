@@ -36,7 +36,7 @@ def why_spark_reads(config: ScoreConfig) -> str | None:
         "source.schema is set": source.ddl is not None,
         "source.timestamp is set": source.timestamp is not None,
         "the output is not on this machine": output.path is not None and scheme_of(output.path) != "file",
-        "PYSPARK_PYTHON is another Python": _is_other_python(),
+        "PYSPARK_PYTHON is another Python": is_other_python(os.environ.get("PYSPARK_PYTHON")),
         "this system has no pipes that a process can hand on": os.name != "posix",
         "spark.conf says how files are read or written": any(key.startswith(_OF_FILES) for key in config.spark.conf),
         "source.options are set": bool(source.options),
@@ -49,10 +49,10 @@ def why_spark_reads(config: ScoreConfig) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def _is_other_python() -> bool:
-    given = os.environ.get("PYSPARK_PYTHON")
-    found = shutil.which(given) if given else None
-    return given is not None and os.path.realpath(found or given) != os.path.realpath(sys.executable)
+def is_other_python(given: str | None) -> bool:
+    """Whether a Python for Spark's workers is of another environment: the link in its folder is what tells, not the binary behind it."""
+    found = os.path.abspath(shutil.which(given) or given) if given else sys.executable
+    return os.path.dirname(found) != os.path.dirname(os.path.abspath(sys.executable))
 
 
 def is_remote(config: ScoreConfig) -> bool:

@@ -21,6 +21,8 @@ _PLAIN_READER = 1
 _READABLE_FEATURES = {"timestampNtz"}
 _PARTITION_TYPES = (T.StringType, T.ByteType, T.ShortType, T.IntegerType, T.LongType, T.BooleanType, T.DateType)
 _MAX_FILES = 2_000
+# Spark pads what it reads of such columns.
+_PADDED = "__CHAR_VARCHAR_TYPE_STRING"
 
 
 def files_of(table: DeltaTable, root: str) -> ParquetFiles:
@@ -37,7 +39,10 @@ def files_of(table: DeltaTable, root: str) -> ParquetFiles:
     features = set(protocol.reader_features or ())
     if protocol.min_reader_version > _PLAIN_READER and (not features or features - _READABLE_FEATURES):
         raise OnlySparkError(f"the Delta table has {', '.join(sorted(features)) or 'column mapping'}")
-    schema = nullable(T.StructType.fromJson(json.loads(table.schema().to_json())))
+    text = table.schema().to_json()
+    if _PADDED in text:
+        raise OnlySparkError("the Delta table has columns of type char or varchar")
+    schema = nullable(T.StructType.fromJson(json.loads(text)))
     partition = T.StructType([one for one in schema.fields if one.name in table.metadata().partition_columns])
     odd = next((one for one in partition.fields if not isinstance(one.dataType, _PARTITION_TYPES)), None)
     if odd is not None:

@@ -11,7 +11,6 @@ import contextlib
 import math
 import os
 import pickle
-import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
 from lakescore import parquet_files, planning, session
-from lakescore.backend import why_spark_reads
+from lakescore.backend import is_other_python, why_spark_reads
 from lakescore.casts import is_number_cast
 from lakescore.columns import Input
 from lakescore.engine import direct
@@ -130,9 +129,8 @@ def settings_of(spark: SparkSession | SparkContext) -> Settings | None:
 def _is_apart(context: SparkContext) -> bool:
     """Whether Spark's workers have what this process's do not: another Python, modules of the session, keys; or are Databricks' own."""
     conf = dict(context.getConf().getAll())
-    python = conf.get("spark.pyspark.python", sys.executable)
     return (
-        os.path.realpath(shutil.which(python) or python) != os.path.realpath(sys.executable)
+        is_other_python(conf.get("spark.pyspark.python"))
         or bool(context._python_includes)
         or any(key.startswith("spark.hadoop.parquet.") for key in conf)
         or "DATABRICKS_RUNTIME_VERSION" in os.environ

@@ -58,7 +58,7 @@ def test_spark_submit_works_bare_and_its_own_options_win(workplace: Path, store:
     assert "spark: --master local[1] of spark-submit wins over spark.master" in answer.stdout
     assert "spark: spark.sql.shuffle.partitions=7 of spark-submit wins over the configuration's 5" in answer.stdout
     lines = [line for line in answer.stdout.splitlines() if " INFO lakescore.pipeline: " in line or " INFO lakescore.job: " in line]
-    assert [line.split(": ")[1] for line in lines] == ["model", "source", "probe", "score", "output"]
+    assert [line.split(": ")[1] for line in lines] == ["model", "source", "score", "output", "time"]
     summary = dict(line.split(":", 1) for line in answer.stdout.splitlines() if " INFO " not in line)
     assert list(summary) == ["model", "rows", "seconds", "batch", "written to", "read them", "run"]
     assert summary["model"].strip() == "models:/diabetes/1"

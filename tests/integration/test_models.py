@@ -233,7 +233,9 @@ def test_the_run_is_recorded(spark: SparkSession, config: Make, store: str, line
         "predictions_nan": 0,
         "predictions_infinite": 0,
     }
-    assert {"seconds.model", "seconds.plan", "seconds.probe", "seconds.score", "seconds.publish"} <= set(run.data.metrics)
+    assert {"seconds.model", "seconds.plan", "seconds.score", "seconds.publish"} <= set(run.data.metrics)
+    assert {f"worker_seconds.{what}" for what in ("load", "read", "predict", "write")} <= set(run.data.metrics)
+    assert (run.data.params["scoring.engine"], run.data.params["spark.backend"]) == ("direct", "spark")
     assert run.data.metrics["output_version"] == 0
     text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/config.yaml")
     assert "uri: models:/diabetes@champion" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def rows(spark: SparkSession) -> DataFrame:
 
 
 def _monitored(df: DataFrame) -> list[Monitored]:
-    return [Monitored(field.name, "feature", field.dataType, column(field.name)) for field in df.schema.fields]
+    return [Monitored(field.name, "feature", field.dataType, partial(column, field.name)) for field in df.schema.fields]
 
 
 def _numbers(df: DataFrame, name: str) -> np.ndarray[Any, Any]:
@@ -146,7 +147,7 @@ def test_what_cannot_be_compared_says_why(rows: DataFrame, name: str, why: str) 
 def test_many_columns_fit_into_the_memory_that_spark_has_by_default(spark: SparkSession) -> None:
     frame = pd.DataFrame(np.random.default_rng(0).normal(size=(500, 200)), columns=[f"c{i}" for i in range(200)])
     df = spark.createDataFrame(frame)
-    found = profile.statistics_of(df, [Monitored(f.name, "feature", f.dataType, df[f.name]) for f in df.schema.fields], "wide")
+    found = profile.statistics_of(df, [Monitored(f.name, "feature", f.dataType, partial(column, f.name)) for f in df.schema.fields], "wide")
     assert found.rows == len(frame)
     assert {name: column.max for name, column in found.columns.items()} == frame.max().to_dict()
     assert all(column.distinct == pytest.approx(len(frame), rel=0.2) for column in found.columns.values())

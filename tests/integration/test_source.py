@@ -727,17 +727,18 @@ def _corrupted(file: Path) -> Path:
 # The whole run
 
 
+@pytest.mark.parametrize(("engine", "reason"), [("auto", "Corrupt snappy compressed data."), ("spark_udf", "FAILED_TO_UNCOMPRESS(5)")])
 def test_a_corrupt_file_that_only_tasks_find_fails_the_run_in_one_line_and_nothing_is_written(
-    spark: SparkSession, config: Make, double_uri: str, many: DataFrame, tmp_path: Path
+    spark: SparkSession, config: Make, double_uri: str, many: DataFrame, tmp_path: Path, engine: str, reason: str
 ) -> None:
     many.write.parquet(str(tmp_path / "data"))
     bad = _corrupted(only_file(tmp_path / "data"))
-    settings = config(model={"uri": double_uri}, source={"path": str(tmp_path / "data")})
+    settings = config(model={"uri": double_uri}, source={"path": str(tmp_path / "data")}, scoring={"engine": engine})
 
     with pytest.raises(InputError) as caught:
         score(settings, spark=spark)
 
-    assert str(caught.value) == f"{bad}: cannot be read: FAILED_TO_UNCOMPRESS(5)"
+    assert str(caught.value) == f"{bad}: cannot be read: {reason}"
     assert not Path(settings["output"]["path"]).exists()
 
 

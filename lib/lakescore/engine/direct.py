@@ -220,7 +220,7 @@ def _batches(job: Job, pieces: Sequence[Piece]) -> Iterator[pa.RecordBatch]:
                         yield pa.RecordBatch.from_arrays(arrays, schema=job.columns)
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise guard.GuardError("input", f"source.path: {piece.path} cannot be read as parquet: {reason}") from error
+            raise guard.GuardError("input", f"{piece.path}: cannot be read: {reason}") from error
 
 
 def _column(batch: pa.RecordBatch, wanted: pa.Field, constants: Mapping[str, Any]) -> pa.Array:

@@ -163,11 +163,18 @@ class Layout:
     partition: tuple[str, ...]
 
 
-def remove_others(folder: Location, names: Collection[str]) -> None:
-    """Remove what tasks that failed, or were tried twice, left beside the files that count."""
-    for file in list(folder.files()):
-        if file.path.rsplit("/", 1)[-1] not in names:
-            Location(folder.fs, file.path).remove()
+def keep_only(folder: Location, names: Collection[str], batch: Batch) -> None:
+    """Remove what tasks that failed, or were tried twice, left beside the files that count.
+
+    Raises:
+        AlreadyPublishedError: files are gone; a run of the same batch that was faster clears other attempts away.
+    """
+    there = {file.path.rsplit("/", 1)[-1]: file.path for file in folder.files()}
+    for name, path in there.items():
+        if name not in names:
+            Location(folder.fs, path).remove()
+    if not set(names) <= set(there):
+        raise AlreadyPublishedError(f"output.path: another run of the batch {batch.batch_id} cleared this one's staged files")
 
 
 def beaten(key: str, batch: Batch) -> AlreadyPublishedError:

@@ -40,8 +40,8 @@ from lakescore.sinks.base import (
     attempts,
     compare_schemas,
     file_statistics,
+    keep_only,
     refuse_schema,
-    remove_others,
     staged_files,
     write_parquet,
 )
@@ -151,7 +151,7 @@ class DeltaSink(PathSink):
     def stage_files(self, schema: T.StructType, write: Callable[[Layout], Collection[str]]) -> Staged:
         def fill(folder: storage.Location) -> None:
             inside = folder / f"{PARTITION}={self._batch.score_date.isoformat()}"
-            remove_others(inside, write(Layout(inside.path, (PARTITION,))))
+            keep_only(inside, write(Layout(inside.path, (PARTITION,))), self._batch)
 
         return self._stage(schema, fill)
 

@@ -41,7 +41,7 @@ from lakescore.sinks.base import (
     attempts,
     batch_prefix,
     compare_schemas,
-    remove_others,
+    keep_only,
     staged_files,
     write_parquet,
 )
@@ -124,7 +124,7 @@ class ParquetSink(PathSink):
     def stage_files(self, schema: T.StructType, write: Callable[[Layout], Collection[str]]) -> Staged:
         def fill(folder: storage.Location) -> None:
             inside = self._own_partition(folder)
-            remove_others(inside, write(Layout(inside.path, (PARTITION, BATCH))))
+            keep_only(inside, write(Layout(inside.path, (PARTITION, BATCH))), self._batch)
 
         return self._stage(fill)
 
