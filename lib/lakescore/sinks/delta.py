@@ -285,7 +285,7 @@ class DeltaSink(PathSink):
         """Make the table with the batch as its version 0; False where another run made the table first."""
         try:
             create_table_with_add_actions(
-                self.location, schema, adds, mode="error", partition_by=[PARTITION], commit_properties=self._properties(1)
+                self.location, schema, adds, mode="error", partition_by=[PARTITION], commit_properties=self._properties(1, retries=0)
             )
         except (DeltaError, OSError) as error:
             if self._table() is not None:
@@ -299,10 +299,11 @@ class DeltaSink(PathSink):
             return self._beaten()
         return OutputError(f"output.path: the commit to {self.location} failed: {str(error).splitlines()[0]}; run the batch again")
 
-    def _properties(self, version: int) -> CommitProperties:
+    def _properties(self, version: int, retries: int = 20) -> CommitProperties:
+        """What a commit carries. One that creates the table must not be tried again: the library would append where another has created."""
         return CommitProperties(
             custom_metadata={"userMetadata": user_metadata(self._batch)},
-            max_commit_retries=20,
+            max_commit_retries=retries,
             app_transactions=[Transaction(app_id(self._batch.batch_id), version)],
         )
 
