@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from lakescore.config import ScoreConfig
     from lakescore.errors import LakescoreError
     from lakescore.models.register import Registration
-    from lakescore.pipeline import ScoreResult, replay, score
+    from lakescore.pipeline import replay, score
     from lakescore.registration import register
+    from lakescore.result import ScoreResult
     from lakescore.results import read
 
 _HOMES = {
     "LakescoreError": "lakescore.errors",
     "Registration": "lakescore.models.register",
     "ScoreConfig": "lakescore.config",
-    "ScoreResult": "lakescore.pipeline",
+    "ScoreResult": "lakescore.result",
     "read": "lakescore.results",
     "register": "lakescore.registration",
     "replay": "lakescore.pipeline",

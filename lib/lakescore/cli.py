@@ -14,8 +14,8 @@ from lakescore.redact import redact
 from lakescore.version import __version__
 
 if TYPE_CHECKING:
-    from lakescore.pipeline import ScoreResult
     from lakescore.planning import Plan
+    from lakescore.result import ScoreResult
 
 DEFAULT_CONFIG = "conf/score.yaml"
 _SCORE_HELP = """Score a source with an MLflow model and append the predictions to a Delta or Parquet table.

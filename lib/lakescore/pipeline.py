@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,15 +13,14 @@ from mlflow import MlflowClient
 from pyspark.sql import SparkSession
 
 from lakescore import (
-    backend,
     console,
-    direct,
     frames,
     job,
     monitoring,
     planning,
     progress,
     reuse,
+    routing,
     session,
     source,
     storage,
@@ -35,70 +33,20 @@ from lakescore.compose import compose
 from lakescore.config import ROW_FILES, ROW_PER_FILE, ScoreConfig, mini_batch_limit
 from lakescore.direct import Route
 from lakescore.engine import entry_script
-from lakescore.errors import ConfigError, LakescoreError, NeedsSparkError, OutputError
+from lakescore.errors import ConfigError, LakescoreError, OutputError
 from lakescore.lineage import Lineage
 from lakescore.models import resolve, script
 from lakescore.models.resolve import ResolvedModel
 from lakescore.monitoring import Monitor
 from lakescore.planning import Plan
+from lakescore.result import ScoreResult
 from lakescore.sinks import Batch, Published, Sink, Staged, open_sink, quarantine
 from lakescore.sinks.base import AlreadyPublishedError
 from lakescore.source import Inspection
 from lakescore.tracking import Record
-from lakescore.verdict import Drift, DriftTable, Verdict
+from lakescore.verdict import DriftTable, Verdict
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ScoreResult:
-    """What a run did.
-
-    Attributes:
-        outcome: ``scored``, ``skipped`` where the batch was published already, or ``reused`` (``scoring.allow_reuse``): the rest then
-            describes the earlier run whose output it is.
-        run_id: the MLflow run; experiment_id: the experiment it is in.
-        batch_id, score_date: the batch, and the run's date (ISO).
-        model_uri, model_version: the pinned model; empty when skipped.
-        location: the output path or table; version: its Delta version after the commit.
-        output_format: ``delta``, ``parquet``, ``jsonl``, ``append_row`` or ``summary_only``.
-        rows_read, rows_scored, rows_written: rows; rows read = rows scored + rows quarantined, and all that are scored are written, but
-            that ``summary_only`` writes none.
-        rows_quarantined: rows that could not be scored; quarantine: the path or table that they are in, None where there are none.
-        counts: null, NaN and infinite predictions.
-        seconds: by stage; total_seconds: in all. worker_seconds: of all workers together by what they did (load, read, predict, write),
-            where they tell.
-        engine: what scored: ``direct`` (workers that read and write the files on their own), ``fast``, ``spark_udf`` or
-            ``entry_script``; backend:
-            what ran it, ``spark`` or ``embedded``; both empty where nothing was scored.
-        drift: of the batch from its reference; None where it was not watched.
-    """
-
-    outcome: str
-    run_id: str
-    experiment_id: str
-    batch_id: str
-    score_date: str
-    location: str
-    output_format: str
-    model_uri: str = ""
-    model_version: str = ""
-    version: int | None = None
-    rows_read: int = 0
-    rows_scored: int = 0
-    rows_written: int = 0
-    rows_quarantined: int = 0
-    quarantine: str | None = None
-    counts: Mapping[str, int] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    drift: Drift | None = None
-    worker_seconds: Mapping[str, float] = field(default_factory=dict)
-    engine: str = ""
-    backend: str = ""
-
-    @property
-    def total_seconds(self) -> float:
-        return sum(self.seconds.values())
 
 
 def score(
@@ -157,7 +105,7 @@ def replay(
         LakescoreError: as ``score`` would.
     """
     composed = _composed_of(config, overrides)
-    spark = spark or open_session(composed)
+    spark = spark or routing.open_session(composed)
     rows, day = quarantine.source_rows(spark, quarantine.output_of(composed.output, composed.errors), str(composed.run.batch_id))
     sections = composed.to_dict()
     sections["run"] = {**sections["run"], "batch_id": quarantine.replay_of(str(composed.run.batch_id)), "date": day}
@@ -193,7 +141,7 @@ def dry_run(
             model, settings, digests = resolve_model(config, client, scratch)
         inspection = source.inspect(config.source, data, planning.quarantines(config))
         sink = planning.output_sink(config, run_id="")
-        spark = spark or open_session(config)
+        spark = spark or routing.open_session(config)
         plan = planning.make(config, spark, model, inspection, sink, "", bool(sink.find(spark)), data, settings, digests)
         with tracking.quiet_mlflow():
             monitoring.find(plan, client, config.tracking.registry_uri, scratch)
@@ -258,16 +206,16 @@ def _run(
             return plan, monitoring.prepare(plan, record.client, config.tracking.registry_uri, scratch)
 
     with ExitStack() as stack:
-        chosen = _without_rows_in_spark(config, inspection, spark, record, scratch, stack, prepare) if published is not None else None
+        chosen = routing.before_spark(config, inspection, spark, record, scratch, stack, prepare) if published is not None else None
         if chosen is None:
             with record.stage("session"), progress.doing("starting Spark", screen):
-                spark = spark or open_session(config)
+                spark = spark or routing.open_session(config)
             if published is None:
                 published = _find(sink, spark, config)
                 if published and config.run.on_rerun != "replace":
                     return _already_there(config, record, sink)
             plan, monitor = prepare(spark)
-            route = _route(plan, inspection, monitor, scratch, stack)
+            route = routing.after_planning(plan, inspection, monitor, scratch, stack)
         else:
             plan, monitor, route = chosen
         drift_table = verdict.open_table(plan, record.run_id) if monitor is not None else None
@@ -280,65 +228,6 @@ def _run(
         if plan.session is not None:
             stack.enter_context(session.runtime_conf(plan.session, **runtime_conf(config)))
         return _score(plan, route, monitor, drift_table, record, scratch, started, inspection)
-
-
-def _without_rows_in_spark(
-    config: ScoreConfig,
-    inspection: Inspection,
-    spark: SparkSession | None,
-    record: Record,
-    scratch: Path,
-    stack: ExitStack,
-    prepare: Callable[[SparkSession | None], tuple[Plan, Monitor | None]],
-) -> tuple[Plan, Monitor | None, Route] | None:
-    """The plan of a run whose rows do not pass Spark, made without it, while it starts; None where they do.
-
-    Raises:
-        ConfigError: ``spark.backend`` is embedded, and the run needs Spark.
-    """
-    spark = spark or session.existing()
-    reason = backend.why_spark_reads(config) if spark is None or direct.settings_of(spark) else "the session is another than ours"
-    if reason is None:
-        try:
-            plan, monitor = prepare(None)
-            reason = direct.refusal(plan, inspection.parquet, inspection.only_spark, monitor)
-        except NeedsSparkError as needed:
-            reason = str(needed)
-    embedded = "there is a session already" if spark is not None else backend.why_spark(config)
-    if (needed_for := reason or embedded) is not None:
-        backend.refuse(config, needed_for)
-    if reason is not None:
-        log.debug("score: the rows pass Spark, because %s", reason)
-        warmup.drop_pool()
-        return None
-    workers = stack.enter_context(warmup.take_pool())
-    route = Route(direct.this_machine(config.spark.master), workers, job.guarded(plan, scratch))
-    workers.load(route.guarded)
-    if embedded is None:
-        return plan, monitor, route
-    log.debug("spark: it runs the tasks, because %s", embedded)
-    with record.stage("session"), progress.doing("starting Spark", console.terminal()):
-        if spark is None and config.drift.table is None:
-            context = warmup.take_context(config)
-        else:
-            spark = spark or open_session(config)
-            context = spark.sparkContext
-    settings = direct.settings_of(spark or context)
-    if settings is None:
-        workers.close()
-    return None if settings is None else (replace(plan, session=spark), monitor, replace(route, settings=settings, context=context))
-
-
-def _route(plan: Plan, inspection: Inspection, monitor: Monitor | None, scratch: Path, stack: ExitStack) -> Route | None:
-    """The same for a plan that could not be made without Spark."""
-    if backend.why_spark_reads(plan.config) is not None:
-        return None
-    settings = direct.settings_of(plan.spark)
-    reason = direct.refusal(plan, inspection.parquet, inspection.only_spark, monitor)
-    if settings is None or reason is not None:
-        log.debug("score: the rows pass Spark, because %s", reason or "the session is another than ours, or has other machines")
-        return None
-    return Route(settings, stack.enter_context(warmup.take_pool()), job.guarded(plan, scratch), plan.spark.sparkContext)
 
 
 def _find(sink: Sink, spark: SparkSession | None, config: ScoreConfig) -> bool | None:
@@ -358,11 +247,6 @@ def runtime_conf(config: ScoreConfig) -> dict[str, str]:
     return batch | {
         key: value for key, value in source.runtime_conf(config.source).items() if key.replace("__", ".") not in config.spark.conf
     }
-
-
-def open_session(config: ScoreConfig) -> SparkSession:
-    """The session that is there, or a new one as the configuration has it."""
-    return warmup.take_session(config)
 
 
 def resolve_model(
@@ -527,10 +411,6 @@ def _score(
     return _finish(plan, route, record, work, published, judged)
 
 
-def _backend(plan: Plan, route: Route | None) -> str:
-    return "embedded" if plan.session is None and (route is None or route.context is None) else "spark"
-
-
 def _say_where_time_went(record: Record, work: job.Work, inspection: Inspection, route: Route | None) -> None:
     log.info("time: %s", timing.breakdown(record.seconds, work.workers))
     parts = sum(len(file.groups) for file in inspection.parquet.files) if inspection.parquet is not None else None
@@ -563,7 +443,7 @@ def _finish(plan: Plan, route: Route | None, record: Record, work: job.Work, pub
         "bytes_written": work.staged.size,
         **{f"worker_seconds.{what}": round(seconds, 3) for what, seconds in work.workers.items()},
     }
-    record.params({"scoring.engine": work.engine, "spark.backend": _backend(plan, route)})
+    record.params({"scoring.engine": work.engine, "spark.backend": routing.backend_of(plan, route)})
     metrics.update({f"predictions_{name}": value for name, value in work.counts.items()})
     if judged is not None:
         metrics.update(judged.metrics)
@@ -597,5 +477,5 @@ def _finish(plan: Plan, route: Route | None, record: Record, work: job.Work, pub
         drift=verdict.as_result(judged),
         worker_seconds=dict(work.workers),
         engine=work.engine,
-        backend=_backend(plan, route),
+        backend=routing.backend_of(plan, route),
     )

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lakescore import console, job, monitoring, pipeline, planning, progress, references, session, source, storage, tracking
+from lakescore import console, job, monitoring, pipeline, planning, progress, references, routing, session, source, storage, tracking
 from lakescore.compose import compose
 from lakescore.config import ScoreConfig
 from lakescore.drift import profile
@@ -77,7 +77,7 @@ def _statistics(config: ScoreConfig, client: MlflowClient, spark: SparkSession |
         model, settings, digests = pipeline.resolve_model(config, client, scratch)
     inspection = source.inspect(config.source)
     with progress.doing("starting Spark", screen):
-        spark = spark or pipeline.open_session(config)
+        spark = spark or routing.open_session(config)
     sink = planning.output_sink(config, "")
     plan = planning.make(config, spark, model, inspection, sink, "", False, None, settings, digests)
     scorer = job.scorer(plan, None, tracking.Stopwatch(), scratch)

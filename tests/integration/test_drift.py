@@ -23,7 +23,8 @@ from lakescore.config import TrackingConfig
 from lakescore.drift import measures
 from lakescore.drift.statistics import FILE, Statistics, from_json
 from lakescore.errors import ConfigError, DriftError, InputError, OutputError
-from lakescore.pipeline import ScoreResult, dry_run
+from lakescore.pipeline import dry_run
+from lakescore.result import ScoreResult
 from lakescore.results import read
 from lakescore.sinks.base import AlreadyPublishedError
 from lakescore.sinks.delta import DeltaSink

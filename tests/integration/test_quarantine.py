@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from lakescore import read, replay, score
 from lakescore.config import OutputConfig
 from lakescore.errors import ConfigError, InputError, ModelError, OutputError
-from lakescore.pipeline import ScoreResult
+from lakescore.result import ScoreResult
 from lakescore.sinks.quarantine import source_rows
 
 Make = Callable[..., dict[str, Any]]

@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 from lakescore import read, score
 from lakescore.cli import main
 from lakescore.errors import InputError, LakescoreError
-from lakescore.pipeline import ScoreResult
+from lakescore.result import ScoreResult
 
 Make = Callable[..., dict[str, Any]]
 Score = Callable[..., ScoreResult]

@@ -22,7 +22,7 @@ from pyspark.sql import SparkSession
 
 from lakescore import read, score
 from lakescore.errors import ConfigError, LakescoreError, OutputError
-from lakescore.pipeline import ScoreResult
+from lakescore.result import ScoreResult
 from lakescore.sinks.rows import RowsSink
 
 Make = Callable[..., dict[str, Any]]

@@ -32,8 +32,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from lakescore import read, score
 from lakescore.cli import main
 from lakescore.errors import InputError, OutputError
-from lakescore.pipeline import ScoreResult
 from lakescore.registration import Registration, register
+from lakescore.result import ScoreResult
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "conf" / "examples"

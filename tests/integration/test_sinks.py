@@ -19,7 +19,7 @@ from pyspark.sql import types as T
 
 from lakescore import score
 from lakescore.errors import LakescoreError, OutputError
-from lakescore.pipeline import ScoreResult
+from lakescore.result import ScoreResult
 
 Make = Callable[..., dict[str, Any]]
 Score = Callable[..., ScoreResult]
