@@ -6,13 +6,11 @@ import os
 import shutil
 import sys
 
-from lakescore.config import ScoreConfig
+from lakescore.config import ALL_FEATURES, PARTITION, ScoreConfig
 from lakescore.console import under_spark_submit
 from lakescore.errors import ConfigError
 from lakescore.storage import scheme_of
 
-ALL_FEATURES = "*"
-_PARTITION = "score_date"
 # Settings of a session under which Spark may read, name or write something else than workers do.
 _OF_FILES = (
     "spark.sql.caseSensitive", "spark.sql.parquet.", "spark.sql.files.", "spark.sql.legacy.", "spark.hadoop.parquet.", "spark.pyspark.",
@@ -43,7 +41,7 @@ def why_spark_reads(config: ScoreConfig) -> str | None:
         "columns.cast is set": bool(set(config.columns.cast) - {ALL_FEATURES}),
         f"output.format is {output.format}": output.format not in ("delta", "parquet"),
         "the output is a table of the catalog": output.table is not None,
-        "output.partition_by is an expression": output.partition_by != _PARTITION,
+        "output.partition_by is an expression": output.partition_by != PARTITION,
         "output.classes is set": bool(output.classes.labels),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

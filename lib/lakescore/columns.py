@@ -14,11 +14,10 @@ from pyspark.sql import types as T
 
 from lakescore import session
 from lakescore.casts import Problems, explicit_cast, is_number_cast, safe_cast
-from lakescore.config import ColumnsConfig
+from lakescore.config import ALL_FEATURES, ColumnsConfig
 from lakescore.errors import ConfigError, InputError, ModelError, NeedsSparkError, did_you_mean, listing, nearest
 from lakescore.schema import UNREADABLE, Feature, Signature, Tensor, column, is_same
 
-ALL_FEATURES = "*"
 _INTEGERS = (T.ByteType, T.ShortType, T.IntegerType, T.LongType)
 
 

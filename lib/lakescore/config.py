@@ -19,6 +19,10 @@ Measure = Literal["tvd", "hellinger", "kld", "psi", "jensen_shannon", "kolmogoro
 # The last three give one row for each file.
 FileFormat = Literal["parquet", "delta", "csv", "json", "orc", "avro", "images", "text_files", "binary"]
 ROW_PER_FILE = ("images", "text_files", "binary")
+# The column by whose dates every table is partitioned.
+PARTITION = "score_date"
+# In columns.cast: all features of the model's type.
+ALL_FEATURES = "*"
 # Only one of each group may be set; a later file or override that sets one unsets the others.
 EXCLUSIVE_KEYS = {"source": ("path", "table", "query", "rows", "data"), "output": ("path", "table")}
 # What says how source.path is read, and goes with it when a later file or override sets another source.
@@ -401,7 +405,7 @@ class OutputConfig(Section):
     file: Annotated[Text, AfterValidator(_plain_file_name)] | None = None
     fields: TextByName = {}
     lineage: bool = False
-    partition_by: Text = "score_date"
+    partition_by: Text = PARTITION
     columns: Literal["all", "keys"] | Names = "all"
     prediction: Text | Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)] = "prediction"
     classes: ClassesConfig = ClassesConfig()

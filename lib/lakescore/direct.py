@@ -206,8 +206,6 @@ def job_of(plan: Plan, files: ParquetFiles, route: Route, monitor: Monitor | Non
         floats = {name: old[column] for name, column in monitor.floats.items()}
     keys = {name: old[name] for name in plan.alignment.keys}
     schema = T.StructType([one for one in planning.output_schema(plan).fields if one.name not in layout.partition])
-    apart = isinstance(plan.result_type, T.StructType) and not isinstance(config.output.prediction, str)
-    fields: Sequence[str | None] = plan.result_type.names if apart and isinstance(plan.result_type, T.StructType) else (None,)
     seen = {one.column for one in inputs} | set(labels.values()) | set(floats.values())
     used = seen | set(kept.values()) | set(keys.values())
     passing = files.repeating - seen
@@ -220,7 +218,7 @@ def job_of(plan: Plan, files: ParquetFiles, route: Route, monitor: Monitor | Non
         keys=keys,
         kept=kept,
         constants={name: getattr(lineage, name) for name in LINEAGE_COLUMNS if name not in layout.partition},
-        outputs=dict(zip(plan.prediction, fields, strict=True)),
+        outputs=planning.fields_of(plan),
         schema=pa.schema([(one.name, arrow_type(one.dataType)) for one in schema.fields]),
         metadata=parquet_files.metadata_of(nullable(schema), spark_version),
         columns=pa.schema(columns),

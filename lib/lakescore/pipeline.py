@@ -33,7 +33,7 @@ from lakescore.compose import compose
 from lakescore.config import ROW_FILES, ROW_PER_FILE, ScoreConfig, mini_batch_limit
 from lakescore.direct import Route
 from lakescore.engine import entry_script
-from lakescore.errors import ConfigError, LakescoreError, OutputError
+from lakescore.errors import ConfigError, LakescoreError, NeedsSparkError, OutputError
 from lakescore.lineage import Lineage
 from lakescore.models import resolve, script
 from lakescore.models.resolve import ResolvedModel
@@ -141,11 +141,18 @@ def dry_run(
             model, settings, digests = resolve_model(config, client, scratch)
         inspection = source.inspect(config.source, data, planning.quarantines(config))
         sink = planning.output_sink(config, run_id="")
-        spark = spark or routing.open_session(config)
-        plan = planning.make(config, spark, model, inspection, sink, "", bool(sink.find(spark)), data, settings, digests)
-        with tracking.quiet_mlflow():
-            monitoring.find(plan, client, config.tracking.registry_uri, scratch)
-        return plan
+
+        def prepare(spark: SparkSession | None) -> tuple[Plan, Monitor | None]:
+            published = sink.find(spark)
+            if published is None and spark is None:
+                raise NeedsSparkError("only Spark can tell whether the batch is published")
+            plan = planning.make(config, spark, model, inspection, sink, "", bool(published), data, settings, digests)
+            with tracking.quiet_mlflow():
+                monitoring.find(plan, client, config.tracking.registry_uri, scratch)
+            return plan, None
+
+        planned = routing.without_spark(config, inspection, spark or session.existing(), prepare)
+        return planned[0] if planned is not None else prepare(spark or routing.open_session(config))[0]
 
 
 def _composed(config: Any, overrides: Sequence[str], data: Any) -> ScoreConfig:

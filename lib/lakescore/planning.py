@@ -229,10 +229,17 @@ def _written_schema(plan: Plan) -> T.StructType:
     output, result = plan.config.output, plan.result_type
     if output.classes.labels:
         raise NeedsSparkError("output.classes is set")
-    is_apart = isinstance(result, T.StructType) and not isinstance(output.prediction, str)
-    types = [one.dataType for one in result.fields] if is_apart and isinstance(result, T.StructType) else [result]
+    types = [result if field is None else result[field].dataType for field in fields_of(plan).values()]
     fields = {name: plan.alignment.types[name] for name in plan.kept} | dict(zip(plan.prediction, types, strict=True)) | lineage_types()
     return T.StructType([T.StructField(name, kind, True) for name, kind in fields.items()])
+
+
+def fields_of(plan: Plan) -> dict[str, str | None]:
+    """The prediction columns, and the model's output that each shows; None: the prediction as it is."""
+    result = plan.result_type
+    if isinstance(result, T.StructType) and not isinstance(plan.config.output.prediction, str):
+        return dict(zip(plan.prediction, result.names, strict=True))
+    return dict.fromkeys(plan.prediction)
 
 
 def _refuse_self_overwrite(config: ScoreConfig) -> None:
@@ -332,10 +339,8 @@ def outputs(plan: Plan) -> list[Column]:
     output = plan.config.output
     if output.classes.labels:
         return classes.columns(output.classes, F.col(PREDICTION), plan.result_type)
-    if isinstance(output.prediction, str) or not isinstance(plan.result_type, T.StructType):
-        return [F.col(PREDICTION).alias(plan.prediction[0])]
-    fields = zip(plan.result_type.names, plan.prediction, strict=True)
-    return [F.col(PREDICTION).getField(name).alias(alias) for name, alias in fields]
+    whole = F.col(PREDICTION)
+    return [(whole if field is None else whole.getField(field)).alias(name) for name, field in fields_of(plan).items()]
 
 
 def output_sink(config: ScoreConfig, run_id: str) -> Sink:

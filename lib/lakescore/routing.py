@@ -40,20 +40,11 @@ def before_spark(
         ConfigError: ``spark.backend`` is embedded, and the run needs Spark.
     """
     spark = spark or session.existing()
-    reason = backend.why_spark_reads(config) if spark is None or direct.settings_of(spark) else "the session is another than ours"
-    if reason is None:
-        try:
-            plan, monitor = prepare(None)
-            reason = direct.refusal(plan, inspection.parquet, inspection.only_spark, monitor)
-        except NeedsSparkError as needed:
-            reason = str(needed)
-    embedded = "there is a session already" if spark is not None else backend.why_spark(config)
-    if (needed_for := reason or embedded) is not None:
-        backend.refuse(config, needed_for)
-    if reason is not None:
-        log.debug("score: the rows pass Spark, because %s", reason)
+    planned = without_spark(config, inspection, spark, prepare)
+    if planned is None:
         warmup.drop_pool()
         return None
+    plan, monitor, embedded = planned
     workers = stack.enter_context(warmup.take_pool())
     route = Route(direct.this_machine(config.spark.master), workers, job.guarded(plan, scratch))
     workers.load(route.guarded)
@@ -70,6 +61,33 @@ def before_spark(
     if settings is None:
         workers.close()
     return None if settings is None else (replace(plan, session=spark), monitor, replace(route, settings=settings, context=context))
+
+
+def without_spark(
+    config: ScoreConfig,
+    inspection: Inspection,
+    spark: SparkSession | None,
+    prepare: Callable[[SparkSession | None], tuple[Plan, Monitor | None]],
+) -> tuple[Plan, Monitor | None, str | None] | None:
+    """What ``prepare`` gives without Spark, and why Spark is to run the tasks (None: it is not); None where the rows pass Spark.
+
+    Raises:
+        ConfigError: as ``before_spark``.
+    """
+    reason = backend.why_spark_reads(config) if spark is None or direct.settings_of(spark) else "the session is another than ours"
+    if reason is None:
+        try:
+            plan, monitor = prepare(None)
+            reason = direct.refusal(plan, inspection.parquet, inspection.only_spark, monitor)
+        except NeedsSparkError as needed:
+            reason = str(needed)
+    embedded = "there is a session already" if spark is not None else backend.why_spark(config)
+    if (needed_for := reason or embedded) is not None:
+        backend.refuse(config, needed_for)
+    if reason is not None:
+        log.debug("score: the rows pass Spark, because %s", reason)
+        return None
+    return plan, monitor, embedded
 
 
 def after_planning(plan: Plan, inspection: Inspection, monitor: Monitor | None, scratch: Path, stack: ExitStack) -> Route | None:

@@ -8,7 +8,8 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-PARTITION = "score_date"
+from lakescore.config import PARTITION as PARTITION
+
 BATCH = "batch_id"
 # What every row carries after the predictions, in this order.
 LINEAGE_COLUMNS = ("model_uri", "model_version", "run_id", BATCH, "scored_at", PARTITION)

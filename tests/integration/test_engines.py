@@ -445,14 +445,16 @@ def test_a_failing_row_is_named_in_the_same_words(
     x = diabetes.drop(columns="target")
     uri = _log(mlflow.pyfunc.log_model, None, x, np.zeros(1), python_model=Refuses())
     said = {}
-    for engine in ("fast", "spark_udf"):
+    through_spark = {"filter": "id >= 0"}
+    for name, engine, source in (("direct", "fast", {}), ("fast", "fast", through_spark), ("spark_udf", "spark_udf", {})):
         settings = _config(config, uri, diabetes_path, engine)
         settings["columns"]["keys"] = ["id"]
+        settings["source"].update(source)
         with pytest.raises(ModelError) as error:
             score(settings, spark=spark)
-        said[engine] = str(error.value)
+        said[name] = str(error.value)
 
-    assert said["fast"] == said["spark_udf"] == "the model failed to predict: ValueError: no such patient (row id=300)"
+    assert set(said.values()) == {"the model failed to predict: ValueError: no such patient (row id=300)"}, said
 
 
 def test_the_runs_record_says_which_engine_it_was(

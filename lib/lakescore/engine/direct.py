@@ -105,7 +105,6 @@ class Answer:
         rows: read, scored and written. null, nan, infinite: predictions.
         counted: the counts of what is watched, as ``counting.to_bytes`` has them; nulls: of ``Job.floats``, in their order.
         seconds: by what was done; load is the model's, which only the first task of a worker pays for.
-        worker: the process.
     """
 
     file: str = ""
@@ -116,7 +115,6 @@ class Answer:
     counted: bytes = b""
     nulls: list[int] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
-    worker: int = 0
 
 
 class _Watcher:
@@ -156,7 +154,7 @@ def run(job: Job, pieces: Sequence[Piece], number: int) -> Answer:
     Raises:
         GuardError: a row cannot be read or scored; its text is for the driver.
     """
-    answer, start = Answer(worker=os.getpid(), seconds={"load": 0.0, "read": 0.0, "predict": 0.0, "write": 0.0}), time.monotonic()
+    answer, start = Answer(seconds={"load": 0.0, "read": 0.0, "predict": 0.0, "write": 0.0}), time.monotonic()
     model = guard._load_pyfunc(job.guarded)
     start = _lap(answer, "load", start)
     watcher = _Watcher(job, job.watch) if job.watch is not None else None

@@ -196,6 +196,3 @@ def _death(code: int | None) -> str:
 
 
 _COMMANDS: dict[str, Callable[..., None]] = {"load": _load, "run": _run, "serve": _serve}
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 # One thread for each worker, as Spark's have it: BLAS, OpenMP, and what joblib takes for the number of cores.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), "1")
 _SHORT_PATH = 70
+# The modules that this process would find, and no others: first of all Python would look into the current folder.
+_START = """
+import os, sys
+sys.path[:] = sys.argv.pop().split(os.pathsep)
+from lakescore.engine.nursery import main
+main(int(sys.argv.pop()))
+"""
 
 
 class Pool:
@@ -39,10 +46,9 @@ class Pool:
         self.load_seconds = 0.0
         self._loading: str | None = None
         self._pipe, its = multiprocessing.Pipe()
-        path = os.pathsep.join([_root(), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "lakescore.engine.nursery", str(its.fileno())],
-            env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path},
+            [sys.executable, "-c", _START, str(its.fileno()), os.pathsep.join(path or os.getcwd() for path in sys.path)],
+            env={**os.environ, **_ONE_THREAD},
             pass_fds=[its.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=_stderr(),  # what a model prints is no part of the summary
@@ -92,8 +98,7 @@ class Pool:
             RuntimeError: the model cannot be loaded.
         """
         self._wait_for(job)
-        # A socket in a folder that nobody else may enter, and a key besides.
-        # Its path may have 100 characters or so.
+        # A socket in a folder that nobody else may enter, and a key besides; its path may have 100 characters or so.
         within = None if len(tempfile.gettempdir()) < _SHORT_PATH else "/tmp"
         with tempfile.TemporaryDirectory(prefix="lakescore-", dir=within, ignore_cleanup_errors=True) as folder:
             address, key = os.path.join(folder, "tasks"), os.urandom(32)
@@ -155,8 +160,3 @@ def _stderr() -> int | None:
         return sys.__stderr__.fileno() if sys.__stderr__ is not None else None
     except (OSError, ValueError):
         return None
-
-
-def _root() -> str:
-    """The folder that the package is imported from, which need not be installed."""
-    return str(Path(__file__).parents[2])
