@@ -229,7 +229,8 @@ def _written_schema(plan: Plan) -> T.StructType:
     output, result = plan.config.output, plan.result_type
     if output.classes.labels:
         raise NeedsSparkError("output.classes is set")
-    types = [result if field is None else result[field].dataType for field in fields_of(plan).values()]
+    inside = {one.name: one.dataType for one in result.fields} if isinstance(result, T.StructType) else {}
+    types = [result if field is None else inside[field] for field in fields_of(plan).values()]
     fields = {name: plan.alignment.types[name] for name in plan.kept} | dict(zip(plan.prediction, types, strict=True)) | lineage_types()
     return T.StructType([T.StructField(name, kind, True) for name, kind in fields.items()])
 
