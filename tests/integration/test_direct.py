@@ -320,10 +320,14 @@ def _command(folder: Path, *arguments: str, environment: dict[str, str] | None =
 
 
 def test_without_spark_the_result_is_the_same(spark: SparkSession, run: Score, rich: Path, everything: str, tmp_path: Path) -> None:
-    done = _command(
-        tmp_path, f"model.uri={everything}", f"source.path={rich}", f"output.path={tmp_path / 'embedded'}", "columns.keys=id",
-        "run.batch_id=b-embedded", "output.format=parquet", "spark.backend=embedded", environment={"JAVA_HOME": "/nowhere", "PATH": ""},
+    arguments = (
+        f"model.uri={everything}", f"source.path={rich}", f"output.path={tmp_path / 'embedded'}", "columns.keys=id",
+        "run.batch_id=b-embedded", "output.format=parquet", "spark.backend=embedded",
     )  # fmt: skip
+    dry = _command(tmp_path, "--dry-run", *arguments, environment={"JAVA_HOME": "/nowhere", "PATH": ""})
+    assert (dry.returncode, dry.stdout.splitlines()[-1:]) == (0, ["dry run: nothing was written"]), dry.stderr
+    assert not (tmp_path / "embedded").exists()
+    done = _command(tmp_path, *arguments, environment={"JAVA_HOME": "/nowhere", "PATH": ""})
     assert done.returncode == 0, done.stderr
     assert "the run needs Spark" not in done.stderr
     slow = run("slow", **_sections(everything, rich), scoring={"engine": "spark_udf"}, output={"format": "parquet"})
@@ -337,6 +341,18 @@ def test_without_spark_the_result_is_the_same(spark: SparkSession, run: Score, r
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
     assert spark.read.parquet(str(tmp_path / "embedded")).count() == 2 * ROWS
+
+
+def test_workers_find_no_other_modules_than_the_command(everything: str, rich: Path, tmp_path: Path) -> None:
+    for name in ("random.py", "numpy.py", "lakescore.py"):
+        (tmp_path / name).write_text("raise ImportError('from the current folder')")
+    (tmp_path / "empty.yaml").write_text("{}")
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "lakescore"), "score", "--config", "empty.yaml", f"model.uri={everything}",
+         f"source.path={rich}", "output.path=out", "output.format=parquet", "spark.backend=embedded"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_without_spark_errors_and_deaths_are_one_line(fails: str, tmp_path: Path) -> None:
