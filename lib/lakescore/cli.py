@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lakescore import drift_cli
+from lakescore.service import command as service
 from lakescore.commands import Parser, failed, run_command
 from lakescore.errors import ConfigError, LakescoreError, did_you_mean, listing
 from lakescore.redact import redact
@@ -58,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "register": register_main,
         "stats": drift_cli.stats_main,
         "drift": drift_cli.drift_main,
+        "serve": service.serve_main,
+        "trigger": service.trigger_main,
         "setup-spark": _setup_spark,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -67,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("  register     register a model file, folder or run's artifact (see lakescore register --help)")
         print("  stats        count a data set, and keep that with the model for drift (see lakescore stats --help)")
         print("  drift        compare two data sets, or plot drift over time (see lakescore drift --help)")
+        print("  serve        run pipelines by REST, by schedule and from a page (see lakescore serve --help)")
+        print("  trigger      have a service run a pipeline (see lakescore trigger --help)")
         print("  setup-spark  put Delta's and Avro's jars where this environment's Spark finds them\n\noptions:\n  --version")
         return 0 if arguments else ConfigError.exit_code
     if arguments[0] == "--version":
@@ -74,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     command = commands.get(arguments[0])
     if command is None:
-        known = listing(commands)
+        known = listing(commands, len(commands))
         return failed(ConfigError(f"unknown command {arguments[0]!r}; known: {known}.{did_you_mean(arguments[0], commands)}"))
     return command(arguments[1:])
 
@@ -106,25 +111,32 @@ def _score_options(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="check everything, print what would be done, write nothing")
     parser.add_argument("--verbose", action="store_true", help="log more, and show the traceback of an error")
+    parser.add_argument("--result", metavar="FOLDER", help="leave result.json, the first rows and the drift report there")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="wins over the files")
     # Intermixed: `lakescore score a.b=1 --dry-run c.d=2`.
     return parser.parse_intermixed_args(argv)
 
 
 def _score(options: argparse.Namespace) -> int:
-    from lakescore.compose import compose
+    from lakescore.answer import Answer
 
-    config = compose(options.config or [DEFAULT_CONFIG], options.overrides)
-    from lakescore import warmup
+    with Answer(options.result).told() as answer:
+        from lakescore.compose import compose
 
-    if not options.dry_run:
-        warmup.begin(config, by_command=True)
-    from lakescore import pipeline  # only a good configuration is worth the import of Spark and MLflow
+        config = compose(options.config or [DEFAULT_CONFIG], options.overrides)
+        answer.of(config)
+        from lakescore import warmup
 
-    if options.dry_run:
-        print(describe_plan(pipeline.dry_run(config)))
-    else:
-        print(describe_result(pipeline.score(config)))
+        if not options.dry_run:
+            warmup.begin(config, by_command=True)
+        from lakescore import pipeline  # only a good configuration is worth the import of Spark and MLflow
+
+        if options.dry_run:
+            print(describe_plan(pipeline.dry_run(config)))
+        else:
+            result = pipeline.score(config)
+            print(describe_result(result))
+            answer.leave(result)
     return 0
 
 

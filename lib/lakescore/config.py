@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, TypeAdapter, model_validator
 
+from lakescore.recurrence import Cron, Days, Elapsed, Recurrence, parse_cron, parse_every
+
 # As `lakescore.drift.measures` has them.
 Measure = Literal["tvd", "hellinger", "kld", "psi", "jensen_shannon", "kolmogorov_smirnov", "wasserstein"]
 # The last three give one row for each file.
@@ -130,6 +132,11 @@ def _safe_batch_id(value: str) -> str:
     if not _BATCH_ID.fullmatch(value):
         raise ValueError("must be 1 to 128 letters, digits or any of . _ : + @ = ~ -, beginning with a letter or digit")
     return value
+
+
+def _cron_line(value: Any) -> Any:
+    """A line stands for a schedule that has nothing else to say."""
+    return {"cron": value} if isinstance(value, str) else value
 
 
 def mini_batch_limit(value: str) -> tuple[int | None, int | None]:
@@ -465,6 +472,61 @@ class SparkConfig(Section):
     conf: Options = {}
 
 
+class ScheduleConfig(Section):
+    """When ``lakescore serve`` runs the pipeline, in the time zone ``run.timezone``."""
+
+    cron: Names = ()
+    every: Text | None = None
+    on: Names = ()
+    at: Names = ()
+    start: Annotated[Date, BeforeValidator(_iso_date)] | None = None
+    catch_up: Literal["none", "last", "all"] = "last"
+    catch_up_limit: Annotated[int, Field(ge=1, le=1_000)] = 10
+    overlap: Literal["skip", "queue"] = "skip"
+
+    def recurrence(self, zone: str) -> Recurrence:
+        """The moments that it means.
+
+        Args:
+            zone: IANA name.
+        """
+        return Recurrence(self._rules(), zoneinfo.ZoneInfo(zone))
+
+    def _rules(self) -> tuple[Cron | Days | Elapsed, ...]:
+        if self.every is not None:
+            return (parse_every(self.every, self.on, self.at, self.start),)
+        return tuple(parse_cron(line) for line in self.cron)
+
+    @model_validator(mode="after")
+    def _check(self) -> ScheduleConfig:
+        if bool(self.cron) == (self.every is not None):
+            raise ValueError("exactly one of cron, every must be set, as in cron: 0 6 * * * or every: week")
+        for key in ("on", "at", "start"):
+            if self.cron and getattr(self, key):
+                raise ValueError(f"{key} belongs to every; a cron line says it itself")
+        self._rules()
+        return self
+
+
+class ServiceConfig(Section):
+    """The pipeline as ``lakescore serve`` runs it; ``lakescore score`` makes no use of it."""
+
+    allow: Names = ()
+    schedule: Annotated[ScheduleConfig | None, BeforeValidator(_cron_line)] = None
+    command: Literal["lakescore", "spark-submit"] = "lakescore"
+    submit_options: Names = ()
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    retries: Annotated[int, Field(ge=0, le=100)] = 0
+    retry_delay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
+    first_rows: Annotated[int, Field(ge=0, le=100)] = 10
+
+    @model_validator(mode="after")
+    def _check(self) -> ServiceConfig:
+        if self.submit_options and self.command != "spark-submit":
+            raise ValueError("submit_options belong to command: spark-submit")
+        return self
+
+
 class ScoreConfig(Section):
     """The whole configuration of one scoring run."""
 
@@ -478,6 +540,7 @@ class ScoreConfig(Section):
     drift: DriftConfig = DriftConfig()
     tracking: TrackingConfig = TrackingConfig()
     spark: SparkConfig = SparkConfig()
+    service: ServiceConfig = ServiceConfig()
 
     @model_validator(mode="after")
     def _check(self) -> ScoreConfig:
@@ -492,7 +555,18 @@ class ScoreConfig(Section):
             raise ValueError(f"scoring.engine: fast is not for {other}; leave it at auto")
         if is_script and self.scoring.batch_size is not None:
             raise ValueError("scoring.batch_size is for a model; what an entry script gets at once is scoring.mini_batch_size")
+        for key in self.service.allow:
+            self._check_allowed(key)
         return self
+
+    def _check_allowed(self, key: str) -> None:
+        section: type[Section] | None = type(self)
+        for name in key.split("."):
+            if section is not None and name not in keys_of(section):
+                raise ValueError(f"service.allow: {key!r} is no key, as run.date, and no section")
+            section = section_of(section, name) if section is not None else None
+        if key.partition(".")[0] == "service":
+            raise ValueError("service.allow: must not name keys of service, which are the operator's")
 
     def to_dict(self, rows: Any = ...) -> dict[str, Any]:
         """The configuration as plain values, keys as in the YAML file.

@@ -22,9 +22,13 @@ from lakescore.redact import redact
 
 
 class LakescoreError(Exception):
-    """The base of all expected failures; ``str(error)`` is always one line without secrets."""
+    """The base of all expected failures; ``str(error)`` is always one line without secrets.
+
+    ``run_id`` is the MLflow run that has recorded it; None where none had begun.
+    """
 
     exit_code = 1
+    run_id: str | None = None
 
     def __init__(self, message: str) -> None:
         super().__init__(redact(" ".join(message.split())))

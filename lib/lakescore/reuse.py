@@ -1,7 +1,7 @@
 """``scoring.allow_reuse``: what a run depends on as one digest, and the earlier run with the same one.
 
 The digest covers the input (paths, sizes and modification times of files; a Delta version; inline rows), the model's and the script's
-content, the side inputs, and the configuration but for its sections run, tracking and spark.
+content, the side inputs, and the configuration but for its sections run, tracking, spark and service.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lakescore import storage
 from lakescore.config import OutputConfig, ScoreConfig
 
 TAG = "lakescore.reuse_key"
-_OUTSIDE = ("run", "tracking", "spark")
+_OUTSIDE = ("run", "tracking", "spark", "service")
 
 
 def key(config: ScoreConfig, version: int | None, digests: list[str]) -> str | None:

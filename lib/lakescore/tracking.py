@@ -32,7 +32,7 @@ from mlflow.exceptions import MlflowException
 
 from lakescore import frames, mlflow_defaults
 from lakescore.config import ScoreConfig, TrackingConfig
-from lakescore.errors import PlatformError
+from lakescore.errors import LakescoreError, PlatformError
 from lakescore.redact import redact, redact_tree
 from lakescore.version import __version__
 
@@ -129,6 +129,8 @@ def open_record(client: MlflowClient, config: ScoreConfig) -> Iterator[Record]:
     try:
         yield record
     except BaseException as error:
+        if isinstance(error, LakescoreError):
+            error.run_id = record.run_id
         line = redact(" ".join(str(error).split())) or type(error).__name__
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         try:
@@ -146,6 +148,7 @@ def _start(client: MlflowClient, config: ScoreConfig) -> Record:
             run = client.create_run(experiment_id, run_name=config.run.name, tags=_tags(config))
             record = Record(client, run.info.run_id, experiment_id)
             client.log_text(run.info.run_id, as_yaml(config), "config.yaml")
+        log.info("run: %s, experiment %s (%s)", record.run_id, experiment_id, config.tracking.experiment)
     except Exception as error:
         if record is not None:
             with contextlib.suppress(Exception):
