@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 import uvicorn
 
-from lakescore.service import app, server, tokens
+from lakescore.service import server, tokens
 from lakescore.service.center import Center
 from lakescore.service.pipelines import Pipelines
 from lakescore.service.tokens import Tokens
@@ -105,7 +105,7 @@ def open_site(folder: Path, pipelines: Mapping[str, str], token: bool = True, **
     made = server.Settings(folder / "pipelines", folder, folder / "tokens" if token else None, **settings)
     center = server.make_center(made, Pipelines(made.pipelines), Tokens(folder / "tokens") if token else None, clock)
     listening = server._listen(server.Settings(folder, folder, None, port=0))
-    running = uvicorn.Server(uvicorn.Config(app.make(center), log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    running = uvicorn.Server(server._uvicorn(made, center))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lakescore import drift_cli
-from lakescore.service import command as service
 from lakescore.commands import Parser, failed, run_command
 from lakescore.errors import ConfigError, LakescoreError, did_you_mean, listing
 from lakescore.redact import redact
+from lakescore.service import command as service
 from lakescore.version import __version__
 
 if TYPE_CHECKING:

@@ -167,7 +167,7 @@ def parse_every(text: str, on: Sequence[str] = (), at: Sequence[str] = (), start
         ValueError: one of them is wrong.
     """
     found = re.fullmatch(rf"\s*(?:(\d+)\s+)?({'|'.join(_UNITS)})s?\s*", text)
-    if found is None or found[1] is not None and int(found[1]) < 1:
+    if found is None or (found[1] is not None and int(found[1]) < 1):
         raise ValueError(f"every: got {text!r}; expected a number of {', '.join(unit + 's' for unit in _UNITS)}, as in 2 weeks")
     count, unit = int(found[1] or 1), found[2]
     if on and unit != "week":
@@ -192,7 +192,8 @@ def _weekday(name: str) -> int:
 def _time(text: str) -> time:
     if not re.fullmatch(r"\d{1,2}:\d{2}", text) or int(text.split(":")[0]) > 23 or int(text.split(":")[1]) > 59:
         raise ValueError(f"at: got {text!r}; expected a time such as 06:00")
-    return time(*map(int, text.split(":")))
+    hour, minute = map(int, text.split(":"))
+    return time(hour, minute)
 
 
 @dataclass(frozen=True)

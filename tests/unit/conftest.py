@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from serving import Site, open_site
 
 BASE = "model: {uri: m}\nsource: {path: a}\noutput: {path: b}\n"

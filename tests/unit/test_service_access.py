@@ -69,10 +69,10 @@ def test_who_may_run_may_read_and_not_the_other_way_round(role: tokens.Role, may
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("", "has no token: make one with lakescore serve token"),
-        ("# nobody\n", "has no token: make one with lakescore serve token"),
-        ("secret run alice\n", "line 1: expected HASH ROLE NAME"),
-        (f"{'0' * 64} admin alice\n", "line 1: expected HASH ROLE NAME"),
+        ("", "which has none; make one with lakescore serve token"),
+        ("# nobody\n", "which has none; make one with lakescore serve token"),
+        ("secret run alice\n", "in which line 1 is not HASH ROLE NAME"),
+        (f"{'0' * 64} admin alice\n", "in which line 1 is not HASH ROLE NAME"),
     ],
 )
 def test_a_file_that_lets_nobody_in_is_refused(text: str, line: str, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_file_that_others_may_write_is_refused(tmp_path: Path) -> None:
     tokens.add(file, "alice", "run")
     file.chmod(0o622)
 
-    with pytest.raises(ConfigError, match="can be written by others"):
+    with pytest.raises(ConfigError, match="which others may write"):
         Tokens(file)
 
 
@@ -117,7 +117,11 @@ def test_a_caller_may_ask_so_often_and_others_are_not_held_up() -> None:
     ("arguments", "code", "line"),
     [
         (["--pipelines", "nowhere"], 2, "--pipelines: nowhere is no folder"),
-        (["--pipelines", "."], 2, "--tokens: service-state/tokens has no token: make one with lakescore serve token --name NAME --role run; "),
+        (
+            ["--pipelines", "."],
+            2,
+            "--tokens: got service-state/tokens, which has none; make one with lakescore serve token --name NAME --role run",
+        ),
         (["--pipelines", ".", "--no-auth", "--host", "0.0.0.0"], 2, "--no-auth: is for a loopback address such as 127.0.0.1; on 0.0.0.0 "),
         (["--pipelines", ".", "--port", "x"], 2, "argument --port: got 'x'; expected a number from 0 to 65535; see lakescore serve --help"),
         (["--pipelines", ".", "--key", "x"], 2, "--certificate, --key: belong together"),

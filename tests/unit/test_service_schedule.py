@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> Store:
 
 def ticks(store: Store) -> list[tuple[str, str, str]]:
     """Status, batch and date of all runs, the oldest first."""
-    return [(run.status, run.batch_id, run.score_date) for run in reversed(store.list(1000))]
+    return [(run.status, run.batch_id, run.score_date) for run in reversed(store.newest(1000))]
 
 
 # --- what a caller may set
@@ -49,7 +49,12 @@ def ticks(store: Store) -> list[tuple[str, str, str]]:
 def test_a_callers_values_arrive_as_they_are(write: Write) -> None:
     pipeline = write("{allow: [model.params, run.name, source]}").get("churn")
     assert pipeline is not None
-    given = {"model.params.a": {"x": [1, 2.5, None, True]}, "run.name": 'né "x" \\ \t 😀 0123', "source.limit": 7, "source.filter": "a = '#1'"}
+    given = {
+        "model.params.a": {"x": [1, 2.5, None, True]},
+        "run.name": 'né "x" \\ \t 😀 0123',
+        "source.limit": 7,
+        "source.filter": "a = '#1'",
+    }
 
     pipeline.run(given, "api", "alice", NOW)
     config = compose([pipeline.file], [as_override(key, value) for key, value in given.items()])
@@ -92,7 +97,9 @@ def test_a_wrong_value_is_one_line(overrides: dict[str, Any], message: str, writ
 
 
 def test_overrides_that_are_typed_have_the_types_of_the_command_line() -> None:
-    found = parse_overrides(["run.date=2026-01-31", "source.limit=5", "columns.keys=[id, name]", "run.name=a = b", "output.merge_schema=true"])
+    found = parse_overrides(
+        ["run.date=2026-01-31", "source.limit=5", "columns.keys=[id, name]", "run.name=a = b", "output.merge_schema=true"]
+    )
 
     assert found == {
         "run.date": "2026-01-31",
@@ -223,21 +230,21 @@ def test_a_tick_beside_a_running_run_is_skipped_or_waits(write: Write, store: St
     schedule.look(NOW + timedelta(minutes=1))
     schedule.look(NOW + timedelta(minutes=31))
 
-    assert [(run.pipeline, run.status) for run in reversed(store.list(10))] == [
+    assert [(run.pipeline, run.status) for run in reversed(store.newest(10))] == [
         ("churn", "queued"),
         ("waits", "queued"),
         ("churn", "skipped"),
         ("waits", "queued"),
     ]
-    skipped = store.list(1, "churn")[0]
-    assert skipped.error == f"service.schedule.overlap: skip, and the run {store.list(2, 'churn')[1].id} of the pipeline was queued"
+    skipped = store.newest(1, "churn")[0]
+    assert skipped.error == f"service.schedule.overlap: skip, and the run {store.newest(2, 'churn')[1].id} of the pipeline was queued"
 
 
 def test_ticks_that_find_the_queue_full_wait_for_room(write: Write, store: Store) -> None:
     schedule = Schedule(write("{schedule: {cron: '*/30 * * * *', overlap: queue, catch_up: all}}"), store, 2)
     schedule.look(NOW)
     schedule.look(NOW + timedelta(minutes=75))
-    first = store.list(10)
+    first = store.newest(10)
 
     store.start(first[-1], NOW)
     schedule.look(NOW + timedelta(minutes=76))
@@ -301,7 +308,7 @@ def test_old_runs_are_forgotten_and_those_that_have_not_ended_are_not(store: Sto
     forgotten = store.forget(NOW + timedelta(days=1))
 
     assert forgotten == [old.id]
-    assert [run.id for run in store.list(9)] == [waiting.id]
+    assert [run.id for run in store.newest(9)] == [waiting.id]
 
 
 def test_hostile_text_is_kept_as_text(store: Store) -> None:
@@ -309,5 +316,5 @@ def test_hostile_text_is_kept_as_text(store: Store) -> None:
 
     store.add(_run(caller=name, overrides={"run.name": name}), 9)
 
-    assert [(run.caller, json.dumps(run.overrides)) for run in store.list(9)] == [(name, json.dumps({"run.name": name}))]
-    assert store.list(9, pipeline=name) == []
+    assert [(run.caller, json.dumps(run.overrides)) for run in store.newest(9)] == [(name, json.dumps({"run.name": name}))]
+    assert store.newest(9, pipeline=name) == []

@@ -67,7 +67,7 @@ class Center:
 
     def pipeline_view(self, pipeline: Pipeline) -> PipelineView:
         """A pipeline with its newest run."""
-        newest = self.store.list(1, pipeline.name)
+        newest = self.store.newest(1, pipeline.name)
         return view_of_pipeline(pipeline, newest[0] if newest else None, self.clock())
 
     def queue(
@@ -122,7 +122,7 @@ class Center:
             except ValueError:
                 raise HTTPException(422, f"since: got {since[:40]!r}; expected a time such as 2026-01-31T06:00:00Z") from None
             since = text_of(moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc))
-        found = self.store.list(limit + 1, pipeline, status, since, before)
+        found = self.store.newest(limit + 1, pipeline, status, since, before)
         return found[:limit], found[limit - 1].seq if len(found) > limit else None
 
     def file_of(self, run: Run, name: str) -> Path:

@@ -151,6 +151,6 @@ def _trigger(options: argparse.Namespace) -> int:
             token = Path(options.token_file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not text"
-            raise ConfigError(f"--token-file: {options.token_file} cannot be read: {reason}") from error
+            raise ConfigError(f"--token-file: got {options.token_file}, which cannot be read: {reason}") from error
     service = client.Client(options.url, (token or "").strip() or None)
     return client.trigger(service, options.pipeline, options.overrides, options.wait, options.idempotency_key)

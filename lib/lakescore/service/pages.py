@@ -53,10 +53,17 @@ _TEMPLATES = Environment(
 _TEMPLATES.filters |= {"duration": _duration, "time": _time}
 
 
-def render(template: str, visitor: Visitor | None = None, status: int = 200, **values: Any) -> HTMLResponse:
-    """A page."""
+def render(template: str, visitor: Visitor | None = None, code: int = 200, **values: Any) -> HTMLResponse:
+    """A page.
+
+    Args:
+        template: file name.
+        visitor: who looks; None: nobody who is known.
+        code: of the answer.
+        values: what the template names.
+    """
     page = _TEMPLATES.get_template(template).render(visitor=visitor, **values)
-    return HTMLResponse(page, status)
+    return HTMLResponse(page, code)
 
 
 def problem_page(request: Request, status: int, title: str, detail: str) -> Response:
@@ -64,7 +71,7 @@ def problem_page(request: Request, status: int, title: str, detail: str) -> Resp
     if status == 401 and request.method == "GET":
         path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return RedirectResponse(f"/ui/login?{urlencode({'next': path})}", 303)
-    return render("problem.jinja", status=status, title=title, detail=detail)
+    return render("problem.jinja", code=status, title=title, detail=detail)
 
 
 @router.get("/")
@@ -124,7 +131,8 @@ def pipeline(name: str, center: CenterOf, visitor: Reader) -> HTMLResponse:
 def _pipeline_page(
     center: Center, visitor: Visitor, pipeline: Pipeline, given: dict[str, str] | None = None, error: HTTPException | None = None
 ) -> HTMLResponse:
-    recurrence, ticks, moment = pipeline.recurrence, [], center.clock()
+    recurrence, moment = pipeline.recurrence, center.clock()
+    ticks: list[tuple[str, str]] = []
     while recurrence is not None and len(ticks) < _NEXT_TICKS and (following := recurrence.next(moment)) is not None:
         ticks.append((text_of(following), following.astimezone(recurrence.zone).strftime("%a %Y-%m-%d %H:%M:%S %Z")))
         moment = following
@@ -233,15 +241,22 @@ def timeline(run: RunView, done: dict[str, str], now: datetime) -> list[dict[str
     """
     begun = moment_of(run.started_at) if run.started_at else moment_of(run.ended_at) if run.ended_at else now
     waited = max((begun - moment_of(run.created_at)).total_seconds(), 0.0)
-    if run.ended_at is None:
-        reached = [name for name in logs.STAGES if name in done]
-        rest = [name for name in logs.STAGES[len(reached) :]]
-        steps = [("queue", "waited" if run.started_at else "waits", "done" if run.started_at else "now", waited)]
-        steps += [(name, done[name], "done", None) for name in reached]
-        steps += [(name, "", "now" if i == 0 and run.started_at else "", None) for i, name in enumerate(rest)]
-        return [{"name": name, "text": text, "state": state, "seconds": seconds} for name, text, state, seconds in steps]
-    stages = {"queue": waited, **run.stages}
-    stages["rest"] = max((run.seconds or 0.0) - sum(run.stages.values()), 0.0)
+    return _bars(run, waited) if run.ended_at is not None else _steps(run, done, waited)
+
+
+def _steps(run: RunView, done: dict[str, str], waited: float) -> list[dict[str, Any]]:
+    is_started = run.started_at is not None
+    queue = {"name": "queue", "text": "waited" if is_started else "waits", "state": "done" if is_started else "now", "seconds": waited}
+    reached = [{"name": name, "text": text, "state": "done", "seconds": None} for name, text in done.items()]
+    rest = [{"name": name, "text": "", "state": "", "seconds": None} for name in logs.STAGES if name not in done]
+    if is_started and rest:
+        rest[0]["state"] = "now"
+    return [queue, *reached, *rest]
+
+
+def _bars(run: RunView, waited: float) -> list[dict[str, Any]]:
+    rest = max((run.seconds or 0.0) - sum(run.stages.values()), 0.0)
+    stages = {"queue": waited, **run.stages, ("rest" if run.stages else "run"): rest}
     total, at, found = max(sum(stages.values()), 1e-9), 0.0, []
     for name, seconds in stages.items():
         found.append({"name": name, "seconds": seconds, "left": 100 * at / total, "width": 100 * seconds / total, "state": "done"})
@@ -281,7 +296,7 @@ def log_in(request: Request, center: CenterOf, raw: Annotated[bytes, Depends(bod
     following = _own_path(form.get("next", ""))
     session = center.access.log_in(request, form.get("token", ""))
     if session is None:
-        return render("login.jinja", status=401, next=following, error="This token is not known.")
+        return render("login.jinja", code=401, next=following, error="This token is not known.")
     answered = RedirectResponse(following, 303)
     set_cookie(request, answered, session)
     return answered
@@ -307,7 +322,9 @@ def api(request: Request, center: CenterOf, visitor: Reader) -> HTMLResponse:
     """The REST interface, from its OpenAPI document."""
     document = request.app.openapi()
     entries = [
-        {"method": method.upper(), "path": path, **entry} for path, methods in document["paths"].items() for method, entry in methods.items()
+        {"method": method.upper(), "path": path, **entry}
+        for path, methods in document["paths"].items()
+        for method, entry in methods.items()
     ]
     return render("api.jinja", visitor, entries=entries, version=document["info"]["version"], is_open=center.access.is_open)
 

@@ -58,11 +58,10 @@ class Schedule:
         chosen = choose(due, now, settings)
         if len(chosen) < len(due):
             log.warning("schedule: %s: of %d missed ticks %d run (catch_up: %s)", pipeline.name, len(due), len(chosen), settings.catch_up)
-        active = self._store.list(2, pipeline.name, ("queued", "running"))
-        if active and settings.overlap == "skip":
-            fitting = chosen
-        else:
-            fitting = chosen[: max(self._most_queued - self._store.counts()["queued"], 0)]
+        active = self._store.newest(2, pipeline.name, ("queued", "running"))
+        # What is skipped takes no room.
+        room = len(chosen) if active and settings.overlap == "skip" else self._most_queued - self._store.counts()["queued"]
+        fitting = chosen[: max(room, 0)]
         if chosen and not fitting:
             log.warning("schedule: %s: the queue is full; the tick waits", pipeline.name)
             return

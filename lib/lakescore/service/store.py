@@ -186,7 +186,7 @@ class Store:
         found = self._select("WHERE id = ?", (run_id,))
         return found[0] if found else None
 
-    def list(
+    def newest(
         self,
         limit: int,
         pipeline: str | None = None,
@@ -320,6 +320,6 @@ class Store:
 
 
 def _run(row: sqlite3.Row) -> Run:
-    values = {name: row[name] for name in row.keys()}  # noqa: SIM118: a Row's keys are no dict's
+    values = dict(zip(row.keys(), row, strict=True))
     result = values.pop("result")
     return Run(**{**values, "overrides": json.loads(values["overrides"]), "result": None if result is None else json.loads(result)})

@@ -28,7 +28,7 @@ from lakescore.service.store import Run, Status, Store
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS = 0.1
 _FORGET_EVERY = timedelta(hours=1)
 # Of several tries, each waits twice as long as the one before, up to this.
 _LONGEST_DELAY = timedelta(hours=1)
@@ -263,5 +263,3 @@ def spark_submit() -> str:
     if found is None:
         raise PlatformError("service.command: spark-submit is not on the PATH; install lakescore[spark], or set command: lakescore")
     return found
-
-

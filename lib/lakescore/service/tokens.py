@@ -73,16 +73,16 @@ def read(file: Path) -> list[Caller]:
     try:
         text, mode = file.read_text(encoding="utf-8"), file.stat().st_mode
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--tokens: {file} cannot be read: {getattr(error, 'strerror', None) or 'it is not text'}") from error
+        raise ConfigError(f"--tokens: got {file}, which cannot be read: {getattr(error, 'strerror', None) or 'it is not text'}") from error
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigError(f"--tokens: {file} can be written by others, who could let themselves in: chmod 600 {file}")
+        raise ConfigError(f"--tokens: got {file}, which others may write, who could let themselves in; chmod 600 {file}")
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         parts = _LINE.fullmatch(line.strip())
         if parts is None:
-            raise ConfigError(f"--tokens: {file}, line {number}: expected HASH ROLE NAME, as lakescore serve token writes it")
+            raise ConfigError(f"--tokens: got {file}, in which line {number} is not HASH ROLE NAME, as lakescore serve token writes it")
         found.append(Caller(parts["name"], "run" if parts["role"] == "run" else "read", parts["hash"]))
     return found
 
@@ -102,8 +102,8 @@ class Tokens:
         self._callers: list[Caller] = []
         if not file.exists() or not self._now():
             raise ConfigError(
-                f"--tokens: {file} has no token: make one with lakescore serve token --name NAME --role run; or give --no-auth, on a "
-                "loopback address only"
+                f"--tokens: got {file}, which has none; make one with lakescore serve token --name NAME --role run, or give "
+                "--no-auth, on a loopback address only"
             )
 
     def of(self, token: str) -> Caller | None:

@@ -147,5 +147,9 @@ def view_of_pipeline(pipeline: Pipeline, last: Run | None, now: datetime) -> Pip
         next_run=None if tick is None else text_of(tick),
         error=pipeline.error,
         last_run=None if last is None else view_of_run(last, None, now),
-        links={"runs": f"/runs?pipeline={pipeline.name}", "run": f"/pipelines/{pipeline.name}/runs", "page": f"/ui/pipelines/{pipeline.name}"},
+        links={
+            "runs": f"/runs?pipeline={pipeline.name}",
+            "run": f"/pipelines/{pipeline.name}/runs",
+            "page": f"/ui/pipelines/{pipeline.name}",
+        },
     )

@@ -1,0 +1,188 @@
+"""The service as users start it: a process of its own, real runs of a real model, and its client."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from deltalake import DeltaTable
+
+from lakescore import read
+from serving import Site
+
+LAKESCORE = [sys.executable, "-m", "lakescore"]
+Start = Callable[..., Site]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, store: str, linear_uri: str, diabetes_path: Path) -> Path:
+    """Pipelines `flights` and, every minute, `minutes`; and a token."""
+    base = f"""
+model: {{uri: {linear_uri}}}
+source: {{path: {diabetes_path}}}
+tracking: {{tracking_uri: "{store}"}}
+spark: {{backend: embedded}}
+"""
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines" / "diabetes.yaml").write_text(
+        f"{base}output: {{path: {tmp_path}/out}}\nservice: {{allow: [run.date, source.limit, columns]}}\n", encoding="utf-8"
+    )
+    (tmp_path / "pipelines" / "minutes.yaml").write_text(
+        f"{base}output: {{path: {tmp_path}/minutes}}\nservice: {{schedule: {{cron: '* * * * *', catch_up: all, overlap: queue}}}}\n",
+        encoding="utf-8",
+    )
+    answer = subprocess.run(
+        [*LAKESCORE, "serve", "token", "--name", "tester", "--role", "run"], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    (tmp_path / "token").write_text(answer.stdout)
+    return tmp_path
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Start]:
+    """Start `lakescore serve` on a free port."""
+    services: list[subprocess.Popen[str]] = []
+
+    def make(*options: str) -> Site:
+        command = [*LAKESCORE, "serve", "--pipelines", "pipelines", "--port", "0", *options]
+        service = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+        services.append(service)
+        assert service.stdout is not None
+        line = service.stdout.readline()
+        assert line.startswith("lakescore serve: http://127.0.0.1:"), line
+
+        def close() -> None:
+            service.send_signal(signal.SIGTERM)
+            assert service.wait(30) == 0
+
+        return Site(int(line.rsplit(":", 1)[1]), (folder / "token").read_text().strip(), close=close)
+
+    yield make
+    for service in services:
+        service.kill()
+        service.wait()
+
+
+def test_a_pipeline_is_posted_runs_through_a_restart_and_its_predictions_are_read(
+    start: Start, folder: Path, store: str, diabetes: pd.DataFrame
+) -> None:
+    site = start()
+    run_id = site.run("diabetes", {"run.date": "2026-01-31", "source.limit": 100}).json["id"]
+    waiting = site.run("diabetes", {"run.date": "2026-02-28"}).json["id"]
+    site.until(run_id, lambda run: run["mlflow_run_id"] is not None)
+
+    site.close()
+    second = start()
+    run, rest = second.until_ended(run_id, 60), second.until_ended(waiting, 60)
+
+    assert (run["status"], run["attempt"], run["exit_code"]) == ("succeeded", 1, 0), run
+    assert run["rows"] == {"read": 100, "scored": 100, "written": 100, "quarantined": 0}
+    assert (run["model_uri"], run["model_version"], run["output"]) == ("models:/diabetes/1", "1", f"{folder}/out")
+    assert {"model", "score", "publish"} <= set(run["stages"])
+    rows = read(run["mlflow_run_id"], tracking_uri=store)
+    assert len(rows) == 100
+    assert set(rows["batch_id"]) == {run["batch_id"]}
+    assert rows["score_date"].astype(str).unique().tolist() == ["2026-01-31"]
+    assert (rest["status"], rest["rows"]["written"]) == ("succeeded", len(diabetes))
+    assert len(DeltaTable(folder / "out").to_pandas()) == 100 + len(diabetes)
+    # The page shows what there is.
+    page = second.get(f"/ui/runs/{run_id}")
+    assert page.status == 200
+    assert "<bdi>prediction</bdi>" in page.text
+    assert " INFO lakescore.job: score: 100 rows" in page.text
+
+
+def test_a_cron_pipeline_ticks_twice_and_leaves_two_batches(start: Start, folder: Path) -> None:
+    site = start()
+    site.close()
+    # As if the service had been away for two ticks.
+    now = datetime.now(timezone.utc).replace(second=0, microsecond=0)
+    due = [now - timedelta(minutes=1), now]
+    with closing(sqlite3.connect(folder / "service-state" / "state.db")) as state, state:
+        last = (due[0] - timedelta(seconds=1)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        assert state.execute("UPDATE ticks SET last = ? WHERE pipeline = 'minutes'", (last,)).rowcount == 1
+
+    second = start("--concurrency", "2")
+    deadline, runs = time.monotonic() + 60, []
+    while len(runs) < 2 or not all(run["ended_at"] for run in runs):
+        runs = second.get("/runs?pipeline=minutes").json["runs"][-2:]
+        assert time.monotonic() < deadline, runs
+        time.sleep(0.1)
+
+    batches = [f"{tick:%Y%m%dT%H%M%SZ}" for tick in due]
+    assert [(run["status"], run["batch_id"], run["trigger"]) for run in runs] == [("succeeded", one, "schedule") for one in batches[::-1]]
+    # One after the other: overlap is queue.
+    assert runs[1]["ended_at"] <= runs[0]["started_at"]
+    rows = DeltaTable(folder / "minutes").to_pandas().groupby("batch_id").size()
+    assert rows[batches].tolist() == [442, 442]
+
+
+def test_the_client_ends_with_the_runs_exit_code_and_its_line(start: Start, folder: Path) -> None:
+    site = start()
+    environment = {**os.environ, "LAKESCORE_TOKEN": str(site.token)}
+
+    def trigger(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [*LAKESCORE, "trigger", site.url, "diabetes", *arguments]
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    wrong = trigger("--wait", "columns.keys=[nobody]")
+    refused = trigger("model.uri=x")
+
+    assert wrong.returncode == 4, wrong.stderr
+    assert "nobody" in wrong.stderr.strip().splitlines()[-1]
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "lakescore: the service refuses with 403: model.uri: callers of the pipeline diabetes may not set it; service.allow has run.date, "
+        "source.limit, columns\n",
+    )
+
+
+def test_a_run_that_is_cancelled_publishes_nothing(start: Start, folder: Path) -> None:
+    site = start("--end-runs", "--grace", "10")
+    run_id = site.run("diabetes").json["id"]
+    site.until(run_id, lambda run: run["mlflow_run_id"] is not None)
+
+    assert site.ask("POST", f"/runs/{run_id}/cancel").status == 202
+    run = site.until_ended(run_id)
+
+    assert run["status"] == "cancelled", run
+    assert not (folder / "out" / "_delta_log").exists()
+
+
+def _score(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*LAKESCORE, "score", "--config", "pipelines/diabetes.yaml", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_result_of_a_run_is_left_as_files(folder: Path) -> None:
+    from lakescore.service.processes import read_json
+
+    (folder / "a").mkdir()
+    (folder / "b").mkdir()
+
+    good = _score(["--result", "a", "source.limit=3", "run.batch_id=x"], folder)
+    bad = _score(["--result", "b", "columns.keys=[nobody]"], folder)
+    nowhere = _score(["--result", "nowhere"], folder)
+
+    result: dict[str, Any] = read_json(folder / "a" / "result.json") or {}
+    rows: dict[str, Any] = read_json(folder / "a" / "first_rows.json") or {}
+    error: dict[str, Any] = read_json(folder / "b" / "result.json") or {}
+    assert good.returncode == 0, good.stderr
+    assert (result["exit_code"], result["outcome"], result["rows_written"], result["batch_id"]) == (0, "scored", 3, "x")
+    assert len(rows["rows"]) == 3
+    assert {"prediction", "batch_id"} <= set(rows["columns"])
+    assert (bad.returncode, error["exit_code"]) == (4, 4)
+    assert bad.stderr.strip().splitlines()[-1] == f"lakescore: {error['error']}"
+    assert (nowhere.returncode, nowhere.stderr) == (2, "lakescore: --result: nowhere is no folder that exists\n")
