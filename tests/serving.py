@@ -81,11 +81,11 @@ class Site:
     def until(self, run_id: str, wanted: Callable[[dict[str, Any]], bool], seconds: float = 30) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
         while True:
-            run: dict[str, Any] = self.get(f"/runs/{run_id}").json
-            if wanted(run):
-                return run
-            assert time.monotonic() < deadline, run
-            time.sleep(0.05)
+            answer = self.get(f"/runs/{run_id}")
+            if answer.status != 429 and wanted(answer.json):
+                return dict(answer.json)
+            assert time.monotonic() < deadline, answer.text
+            time.sleep(0.15)
 
 
 def open_site(folder: Path, pipelines: Mapping[str, str], token: bool = True, **settings: Any) -> Site:

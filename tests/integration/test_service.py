@@ -19,6 +19,8 @@ import pytest
 from deltalake import DeltaTable
 
 from lakescore import read
+from lakescore.service import processes
+from lakescore.service.store import text_of
 from serving import Site
 
 LAKESCORE = [sys.executable, "-m", "lakescore"]
@@ -27,19 +29,17 @@ Start = Callable[..., Site]
 
 @pytest.fixture
 def folder(tmp_path: Path, store: str, linear_uri: str, diabetes_path: Path) -> Path:
-    """Pipelines `flights` and, every minute, `minutes`; and a token."""
-    base = f"""
-model: {{uri: {linear_uri}}}
-source: {{path: {diabetes_path}}}
-tracking: {{tracking_uri: "{store}"}}
-spark: {{backend: embedded}}
-"""
+    """A pipeline `diabetes`, and a token."""
     (tmp_path / "pipelines").mkdir()
     (tmp_path / "pipelines" / "diabetes.yaml").write_text(
-        f"{base}output: {{path: {tmp_path}/out}}\nservice: {{allow: [run.date, source.limit, columns]}}\n", encoding="utf-8"
-    )
-    (tmp_path / "pipelines" / "minutes.yaml").write_text(
-        f"{base}output: {{path: {tmp_path}/minutes}}\nservice: {{schedule: {{cron: '* * * * *', catch_up: all, overlap: queue}}}}\n",
+        f"""
+model: {{uri: {linear_uri}}}
+source: {{path: {diabetes_path}}}
+output: {{path: {tmp_path}/out}}
+tracking: {{tracking_uri: "{store}"}}
+spark: {{backend: embedded}}
+service: {{allow: [run.date, source.path, columns]}}
+""",
         encoding="utf-8",
     )
     answer = subprocess.run(
@@ -72,13 +72,16 @@ def start(folder: Path) -> Iterator[Start]:
     for service in services:
         service.kill()
         service.wait()
+    for run in folder.glob("service-state/runs/*/*"):
+        if (process := processes.at_work(run)) is not None:
+            process.end()
 
 
 def test_a_pipeline_is_posted_runs_through_a_restart_and_its_predictions_are_read(
-    start: Start, folder: Path, store: str, diabetes: pd.DataFrame
+    start: Start, folder: Path, store: str, diabetes: pd.DataFrame, diabetes_path: Path
 ) -> None:
     site = start()
-    run_id = site.run("diabetes", {"run.date": "2026-01-31", "source.limit": 100}).json["id"]
+    run_id = site.run("diabetes", {"run.date": "2026-01-31", "source.path": f"{diabetes_path}/part-0.parquet"}).json["id"]
     waiting = site.run("diabetes", {"run.date": "2026-02-28"}).json["id"]
     site.until(run_id, lambda run: run["mlflow_run_id"] is not None)
 
@@ -87,36 +90,44 @@ def test_a_pipeline_is_posted_runs_through_a_restart_and_its_predictions_are_rea
     run, rest = second.until_ended(run_id, 60), second.until_ended(waiting, 60)
 
     assert (run["status"], run["attempt"], run["exit_code"]) == ("succeeded", 1, 0), run
-    assert run["rows"] == {"read": 100, "scored": 100, "written": 100, "quarantined": 0}
+    assert run["rows"] == {"read": 148, "scored": 148, "written": 148, "quarantined": 0}
     assert (run["model_uri"], run["model_version"], run["output"]) == ("models:/diabetes/1", "1", f"{folder}/out")
     assert {"model", "score", "publish"} <= set(run["stages"])
     rows = read(run["mlflow_run_id"], tracking_uri=store)
-    assert len(rows) == 100
+    assert len(rows) == 148
     assert set(rows["batch_id"]) == {run["batch_id"]}
     assert rows["score_date"].astype(str).unique().tolist() == ["2026-01-31"]
     assert (rest["status"], rest["rows"]["written"]) == ("succeeded", len(diabetes))
-    assert len(DeltaTable(folder / "out").to_pandas()) == 100 + len(diabetes)
+    assert len(DeltaTable(folder / "out").to_pandas()) == 148 + len(diabetes)
     # The page shows what there is.
     page = second.get(f"/ui/runs/{run_id}")
     assert page.status == 200
     assert "<bdi>prediction</bdi>" in page.text
-    assert " INFO lakescore.job: score: 100 rows" in page.text
+    assert " INFO lakescore.pipeline: score: 148 rows" in page.text
+
+
+def _ask_state(folder: Path, sql: str, *values: str) -> list[Any]:
+    with closing(sqlite3.connect(folder / "service-state" / "state.db")) as state, state:
+        return state.execute(sql, values).fetchall()
 
 
 def test_a_cron_pipeline_ticks_twice_and_leaves_two_batches(start: Start, folder: Path) -> None:
+    file = folder / "pipelines" / "diabetes.yaml"
+    service = "service: {schedule: {cron: '* * * * *', catch_up: all, overlap: queue}}"
+    file.write_text(file.read_text().replace("service: {allow: [run.date, source.path, columns]}", service))
     site = start()
+    while not _ask_state(folder, "SELECT 1 FROM ticks"):
+        time.sleep(0.05)
     site.close()
     # As if the service had been away for two ticks.
     now = datetime.now(timezone.utc).replace(second=0, microsecond=0)
     due = [now - timedelta(minutes=1), now]
-    with closing(sqlite3.connect(folder / "service-state" / "state.db")) as state, state:
-        last = (due[0] - timedelta(seconds=1)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        assert state.execute("UPDATE ticks SET last = ? WHERE pipeline = 'minutes'", (last,)).rowcount == 1
+    _ask_state(folder, "UPDATE ticks SET last = ?", text_of(due[0] - timedelta(seconds=1)))
 
     second = start("--concurrency", "2")
     deadline, runs = time.monotonic() + 60, []
     while len(runs) < 2 or not all(run["ended_at"] for run in runs):
-        runs = second.get("/runs?pipeline=minutes").json["runs"][-2:]
+        runs = second.get("/runs?pipeline=diabetes").json["runs"][-2:]
         assert time.monotonic() < deadline, runs
         time.sleep(0.1)
 
@@ -124,7 +135,7 @@ def test_a_cron_pipeline_ticks_twice_and_leaves_two_batches(start: Start, folder
     assert [(run["status"], run["batch_id"], run["trigger"]) for run in runs] == [("succeeded", one, "schedule") for one in batches[::-1]]
     # One after the other: overlap is queue.
     assert runs[1]["ended_at"] <= runs[0]["started_at"]
-    rows = DeltaTable(folder / "minutes").to_pandas().groupby("batch_id").size()
+    rows = DeltaTable(folder / "out").to_pandas().groupby("batch_id").size()
     assert rows[batches].tolist() == [442, 442]
 
 
@@ -144,7 +155,7 @@ def test_the_client_ends_with_the_runs_exit_code_and_its_line(start: Start, fold
     assert (refused.returncode, refused.stderr) == (
         2,
         "lakescore: the service refuses with 403: model.uri: callers of the pipeline diabetes may not set it; service.allow has run.date, "
-        "source.limit, columns\n",
+        "source.path, columns\n",
     )
 
 
@@ -167,21 +178,19 @@ def _score(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[st
 
 
 def test_the_result_of_a_run_is_left_as_files(folder: Path) -> None:
-    from lakescore.service.processes import read_json
-
     (folder / "a").mkdir()
     (folder / "b").mkdir()
 
-    good = _score(["--result", "a", "source.limit=3", "run.batch_id=x"], folder)
+    good = _score(["--result", "a", "run.batch_id=x"], folder)
     bad = _score(["--result", "b", "columns.keys=[nobody]"], folder)
     nowhere = _score(["--result", "nowhere"], folder)
 
-    result: dict[str, Any] = read_json(folder / "a" / "result.json") or {}
-    rows: dict[str, Any] = read_json(folder / "a" / "first_rows.json") or {}
-    error: dict[str, Any] = read_json(folder / "b" / "result.json") or {}
+    result: dict[str, Any] = processes.read_json(folder / "a" / "result.json") or {}
+    rows: dict[str, Any] = processes.read_json(folder / "a" / "first_rows.json") or {}
+    error: dict[str, Any] = processes.read_json(folder / "b" / "result.json") or {}
     assert good.returncode == 0, good.stderr
-    assert (result["exit_code"], result["outcome"], result["rows_written"], result["batch_id"]) == (0, "scored", 3, "x")
-    assert len(rows["rows"]) == 3
+    assert (result["exit_code"], result["outcome"], result["rows_written"], result["batch_id"]) == (0, "scored", 442, "x")
+    assert len(rows["rows"]) == 10
     assert {"prediction", "batch_id"} <= set(rows["columns"])
     assert (bad.returncode, error["exit_code"]) == (4, 4)
     assert bad.stderr.strip().splitlines()[-1] == f"lakescore: {error['error']}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lakescore.commands import Parser, run_command
@@ -48,16 +48,15 @@ def trigger_main(argv: Sequence[str] | None = None) -> int:
     return run_command(_trigger_options, _trigger, argv)
 
 
-def _number(low: int, high: int) -> type[int]:
+def _number(low: int, high: int) -> Callable[[str], int]:
     """A whole number of an option."""
 
-    class Number(int):
-        def __new__(cls, text: str) -> Number:
-            if not text.isdigit() or not low <= int(text) <= high:
-                raise argparse.ArgumentTypeError(f"got {text!r}; expected a number from {low} to {high}")
-            return super().__new__(cls, text)
+    def number(text: str) -> int:
+        if not text.isdigit() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"got {text!r}; expected a number from {low} to {high}")
+        return int(text)
 
-    return Number
+    return number
 
 
 def _serve_options(argv: Sequence[str]) -> argparse.Namespace:

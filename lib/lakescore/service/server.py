@@ -77,9 +77,10 @@ def serve(settings: Settings) -> int:
             server = _Server(_uvicorn(settings, center))
         scheme = "http" if settings.certificate is None else "https"
         host, port = listening.getsockname()[:2]
-        print(f"lakescore serve: {scheme}://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-        server.run(sockets=[listening])
-        center.supervisor.finish(settings.end_runs)
+        with server.ended_by_signals():
+            print(f"lakescore serve: {scheme}://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+            server.run(sockets=[listening])
+            center.supervisor.finish(settings.end_runs)
         center.store.close()
     return 0
 
@@ -96,10 +97,16 @@ def make_center(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn sends itself the signal again when it has ended; here the rest is still to be done."""
+    """uvicorn minds signals while it listens, and then sends itself the last one again; here there is work before and after that."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        yield
+
+    @contextlib.contextmanager
+    def ended_by_signals(self) -> Iterator[None]:
+        """Around all of it: a signal ends the listening, and a second one nothing more."""
+
         def handle(number: int, frame: types.FrameType | None) -> None:
             self.handle_exit(number, frame)
 
