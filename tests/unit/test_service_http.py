@@ -171,7 +171,7 @@ def test_the_same_key_is_the_same_run(serve: Serve) -> None:
 
 
 def test_a_full_queue_says_when_to_come_again(serve: Serve) -> None:
-    site = serve("sleep 30", queue=2)
+    site = serve("exec sleep 30", queue=2)
     first = site.run("churn").json["id"]
     site.until(first, lambda run: run["status"] == "running")
 
@@ -195,7 +195,7 @@ def test_too_many_requests_are_refused_for_a_while(serve: Serve) -> None:
 
 
 def test_runs_are_found_by_pipeline_status_and_time_and_come_in_pages(serve: Serve) -> None:
-    site = serve("sleep 30", {"churn": "{}", "flights": "{}"})
+    site = serve("exec sleep 30", {"churn": "{}", "flights": "{}"})
     ids = [site.run(name).json["id"] for name in ("churn", "flights", "churn", "churn")]
     site.until(ids[0], lambda run: run["status"] == "running")
 
