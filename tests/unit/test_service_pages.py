@@ -255,7 +255,7 @@ def test_the_time_line_of_an_ended_run_has_its_stages_in_order(serve: Serve) -> 
 
     page = site.get(f"/ui/runs/{run_id}").text
 
-    assert re.findall(r'<span class="stage">([^<]+)</span>', page) == ["queue", "model", "score", "rest"]
+    assert re.findall(r'<span class="stage">([^<]+)</span>', page) == ["queue", "model", "score", "end"]
     (_, _), (left, width), (second_left, second_width), _ = [(float(a), float(b)) for a, b in _sizes(page)]
     assert second_left == pytest.approx(left + width, abs=0.01)
     assert second_width == pytest.approx(3 * width, abs=0.01)

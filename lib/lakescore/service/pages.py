@@ -168,6 +168,8 @@ def _placeholder(key: str, value: Any) -> str:
     # What is new with each run is not what the file says.
     if value is None or key in ("run.batch_id", "run.date"):
         return ""
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
     return "***" if is_secret_key(key) else redact(str(redact_tree(value, key)))[:80]
 
 
@@ -256,7 +258,7 @@ def _steps(run: RunView, done: dict[str, str], waited: float) -> list[dict[str, 
 
 def _bars(run: RunView, waited: float) -> list[dict[str, Any]]:
     rest = max((run.seconds or 0.0) - sum(run.stages.values()), 0.0)
-    stages = {"queue": waited, **run.stages, ("rest" if run.stages else "run"): rest}
+    stages = {"queue": waited, **run.stages, ("end" if run.stages else "run"): rest}
     total, at, found = max(sum(stages.values()), 1e-9), 0.0, []
     for name, seconds in stages.items():
         found.append({"name": name, "seconds": seconds, "left": 100 * at / total, "width": 100 * seconds / total, "state": "done"})

@@ -189,10 +189,10 @@ class Pipelines:
 
     def all(self) -> dict[str, Pipeline]:
         """All pipelines by name, in the order of their names."""
-        files = sorted(file for file in self._folder.glob("*.y*ml") if file.suffix in (".yaml", ".yml") and _NAME.fullmatch(file.stem))
+        files = [file for file in self._folder.glob("*.y*ml") if file.suffix in (".yaml", ".yml") and _NAME.fullmatch(file.stem)]
         with self._lock:
             found: dict[str, Pipeline] = {}
-            for file in files:
+            for file in sorted(files, key=lambda file: (file.stem, file.suffix)):
                 pipeline = self._read(file)
                 if pipeline is not None:
                     twice = found.get(file.stem)

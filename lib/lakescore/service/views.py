@@ -26,10 +26,10 @@ class Rows(BaseModel):
 class DriftView(BaseModel):
     """Of the batch from its reference."""
 
-    status: str | None = Field(description="none, possible, detected; null: not analysed")
-    value: float | None = Field(description="0 to 1")
-    worst: str | None = Field(description="the column with the highest drift of its own")
-    text: str
+    status: str | None = Field(default=None, description="none, possible, detected; null: not analysed")
+    value: float | None = Field(default=None, description="0 to 1")
+    worst: str | None = Field(default=None, description="the column with the highest drift of its own")
+    text: str = ""
 
 
 class RunView(BaseModel):
