@@ -98,12 +98,12 @@ class Answer:
 
 def _as_text(frame: Any) -> dict[str, Any]:
     names = [str(name) for name in frame.columns[:_MOST_COLUMNS]]
-    rows = [[_cut(str(value)) for value in row] for row in frame.iloc[:, :_MOST_COLUMNS].itertuples(index=False, name=None)]
+    rows = [[_shown(value) for value in row] for row in frame.iloc[:, :_MOST_COLUMNS].itertuples(index=False, name=None)]
     return {"columns": names, "rows": rows}
 
 
-def _cut(text: str) -> str:
-    text = redact(text)
+def _shown(value: Any) -> str:
+    text = redact(f"{value:.6g}" if isinstance(value, float) else str(value))
     return text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]}…"
 
 

@@ -227,14 +227,14 @@ def _run(center: Center, run: Run) -> dict[str, Any]:
     return {
         "run": view,
         "log": logs.tail(log_file),
-        "timeline": timeline(view, logs.stages(log_file) if not run.is_ended else {}, center.clock()),
+        "timeline": timeline(view, logs.stages(log_file) if not view.stages else {}, center.clock()),
         "has_report": center.file_of(run, answer.REPORT).is_file(),
         "first_rows": rows,
     }
 
 
 def timeline(run: RunView, done: dict[str, str], now: datetime) -> list[dict[str, Any]]:
-    """The stages of a run: of one that has ended where each lies and how long it is, in percent; else which are done.
+    """The stages of a run: where they are known, where each lies and how long it is, in percent; else which are done.
 
     Args:
         run: the run.
@@ -243,22 +243,23 @@ def timeline(run: RunView, done: dict[str, str], now: datetime) -> list[dict[str
     """
     begun = moment_of(run.started_at) if run.started_at else moment_of(run.ended_at) if run.ended_at else now
     waited = max((begun - moment_of(run.created_at)).total_seconds(), 0.0)
-    return _bars(run, waited) if run.ended_at is not None else _steps(run, done, waited)
+    return _bars(run, waited) if run.stages else _steps(run, done, waited)
 
 
 def _steps(run: RunView, done: dict[str, str], waited: float) -> list[dict[str, Any]]:
     is_started = run.started_at is not None
-    queue = {"name": "queue", "text": "waited" if is_started else "waits", "state": "done" if is_started else "now", "seconds": waited}
+    state = "done" if is_started else "now" if run.ended_at is None else "stopped"
+    queue = {"name": "queue", "text": "waits" if state == "now" else "waited", "state": state, "seconds": waited}
     reached = [{"name": name, "text": text, "state": "done", "seconds": None} for name, text in done.items()]
     rest = [{"name": name, "text": "", "state": "", "seconds": None} for name in logs.STAGES if name not in done]
-    if is_started and rest:
-        rest[0]["state"] = "now"
+    if is_started and rest and run.status != "skipped":
+        rest[0]["state"] = "now" if run.ended_at is None else "stopped"
     return [queue, *reached, *rest]
 
 
 def _bars(run: RunView, waited: float) -> list[dict[str, Any]]:
     rest = max((run.seconds or 0.0) - sum(run.stages.values()), 0.0)
-    stages = {"queue": waited, **run.stages, ("end" if run.stages else "run"): rest}
+    stages = {"queue": waited, **run.stages, "end": rest}
     total, at, found = max(sum(stages.values()), 1e-9), 0.0, []
     for name, seconds in stages.items():
         found.append({"name": name, "seconds": seconds, "left": 100 * at / total, "width": 100 * seconds / total, "state": "done"})
