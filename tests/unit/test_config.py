@@ -24,6 +24,7 @@ from lakescore.config import (
     ScoreConfig,
     ScoringConfig,
     Section,
+    ServiceConfig,
     SourceConfig,
     SparkConfig,
     TrackingConfig,
@@ -62,6 +63,7 @@ def test_every_key_of_the_top_is_a_section() -> None:
         DriftConfig,
         TrackingConfig,
         SparkConfig,
+        ServiceConfig,
     ]
 
 
