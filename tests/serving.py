@@ -74,11 +74,11 @@ class Site:
     def run(self, pipeline: str, overrides: Any = None, **headers: str) -> Answer:
         return self.ask("POST", f"/pipelines/{pipeline}/runs", {"overrides": overrides or {}}, headers)
 
-    def until_ended(self, run_id: str, seconds: float = 30) -> dict[str, Any]:
+    def until_ended(self, run_id: str, seconds: float = 180) -> dict[str, Any]:
         """Poll a run."""
         return self.until(run_id, lambda run: run["status"] in ENDED, seconds)
 
-    def until(self, run_id: str, wanted: Callable[[dict[str, Any]], bool], seconds: float = 30) -> dict[str, Any]:
+    def until(self, run_id: str, wanted: Callable[[dict[str, Any]], bool], seconds: float = 180) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
         while True:
             answer = self.get(f"/runs/{run_id}")

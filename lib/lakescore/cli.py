@@ -120,6 +120,8 @@ def _score_options(argv: Sequence[str]) -> argparse.Namespace:
 def _score(options: argparse.Namespace) -> int:
     from lakescore.answer import Answer
 
+    if options.dry_run and options.result is not None:
+        raise ConfigError("--result: is what a run leaves, and --dry-run makes none")
     with Answer(options.result).told() as answer:
         from lakescore.compose import compose
 

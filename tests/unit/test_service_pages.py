@@ -103,7 +103,13 @@ def test_a_form_that_is_wrong_comes_back_with_what_was_typed(serve: Serve) -> No
 
 @pytest.mark.parametrize(
     ("changed", "headers"),
-    [({"form_key": "guess"}, {}), ({"form_key": ""}, {}), ({}, {"Origin": "https://evil.example"}), ({}, {"Origin": "null"})],
+    [
+        ({"form_key": "guess"}, {}),
+        ({"form_key": ""}, {}),
+        ({}, {"Origin": "https://evil.example"}),
+        ({}, {"Origin": "null"}),
+        ({}, {"Sec-Fetch-Site": "cross-site"}),
+    ],
 )
 def test_what_another_site_sends_with_the_browsers_cookie_is_refused(
     changed: dict[str, str], headers: dict[str, str], serve: Serve

@@ -99,8 +99,12 @@ class Access:
         Raises:
             HTTPException: 403.
         """
-        origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        # Browsers say it themselves where they are sure; what a proxy makes of the host does not matter then.
+        said, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+        is_own = (
+            origin is None or urlsplit(origin).netloc == request.headers.get("host") if said is None else said in ("same-origin", "none")
+        )
+        if not is_own:
             raise HTTPException(403, "the form was sent from another site")
         if visitor is not None and not hmac.compare_digest(given.encode(), visitor.form_key.encode()):
             raise HTTPException(403, "the form is too old: load the page again")

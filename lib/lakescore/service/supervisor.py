@@ -29,6 +29,7 @@ from lakescore.service.store import Run, Status, Store
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.1
+_SCHEDULE_EVERY = timedelta(seconds=0.5)
 _FORGET_EVERY = timedelta(hours=1)
 # Of several tries, each waits twice as long as the one before, up to this.
 _LONGEST_DELAY = timedelta(hours=1)
@@ -82,6 +83,7 @@ class Supervisor:
         self._clock = clock
         self._schedule = Schedule(pipelines, store, limits.queue)
         self._own: dict[str, subprocess.Popen[bytes]] = {}
+        self._scheduled: datetime | None = None
         self._forgotten: datetime | None = None
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -117,7 +119,9 @@ class Supervisor:
         """One round of work."""
         now = self._clock()
         self._look_at_running()
-        self._schedule.look(now)
+        if self._scheduled is None or not timedelta(0) <= now - self._scheduled < _SCHEDULE_EVERY:
+            self._scheduled = now
+            self._schedule.look(now)
         self._start_queued(now)
         if self._forgotten is None or now - self._forgotten > _FORGET_EVERY:
             self._forgotten = now
