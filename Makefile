@@ -50,7 +50,7 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.demo-ready: $(VENV)/.made setup.cfg conf/constraints.txt
-	$(INSTALL) --editable '.[spark,mlflow,sklearn,drift,demo]'
+	$(INSTALL) --editable '.[spark,mlflow,sklearn,drift,serve,demo]'
 	$(BIN)/lakescore setup-spark
 	@touch $@
 

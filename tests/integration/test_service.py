@@ -19,6 +19,7 @@ import pytest
 from deltalake import DeltaTable
 
 from lakescore import read
+from lakescore.drift.statistics import ColumnStatistics, Histogram, Statistics
 from lakescore.service import processes
 from lakescore.service.store import text_of
 from serving import Site
@@ -29,7 +30,10 @@ Start = Callable[..., Site]
 
 @pytest.fixture
 def folder(tmp_path: Path, store: str, linear_uri: str, diabetes_path: Path) -> Path:
-    """A pipeline `diabetes`, and a token."""
+    """A pipeline `diabetes`, whose batches have all drifted, and a token."""
+    histogram = Histogram((100.0, 101.0, 102.0), (5, 5), 0, 0)
+    bmi = ColumnStatistics(role="feature", type="double", count=10, nulls=0, histogram=histogram, mean=101.0, std=0.5)
+    (tmp_path / "reference.json").write_text(Statistics(10, {"bmi": bmi}).to_json(), encoding="utf-8")
     (tmp_path / "pipelines").mkdir()
     (tmp_path / "pipelines" / "diabetes.yaml").write_text(
         f"""
@@ -38,6 +42,7 @@ source: {{path: {diabetes_path}}}
 output: {{path: {tmp_path}/out}}
 tracking: {{tracking_uri: "{store}"}}
 spark: {{backend: embedded}}
+drift: {{reference: {tmp_path}/reference.json}}
 service: {{allow: [run.date, source.path, columns]}}
 """,
         encoding="utf-8",
@@ -99,9 +104,11 @@ def test_a_pipeline_is_posted_runs_through_a_restart_and_its_predictions_are_rea
     assert rows["score_date"].astype(str).unique().tolist() == ["2026-01-31"]
     assert (rest["status"], rest["rows"]["written"]) == ("succeeded", len(diabetes))
     assert len(DeltaTable(folder / "out").to_pandas()) == 148 + len(diabetes)
+    assert (run["drift"]["status"], run["drift"]["worst"]) == ("detected", "bmi")
     left = folder / "service-state" / "runs" / run_id / "1"
     assert len((processes.read_json(left / "first_rows.json") or {})["rows"]) == 10
     # The page shows what there is.
+    assert "bmi" in second.get(f"/ui/runs/{run_id}/drift").text
     page = second.get(f"/ui/runs/{run_id}")
     assert page.status == 200
     assert "<bdi>prediction</bdi>" in page.text
@@ -179,15 +186,16 @@ def _score(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[st
     )
 
 
-def test_what_a_run_that_fails_answers_is_left_as_a_file(folder: Path) -> None:
+def test_what_a_run_that_fails_answers_is_left_as_files(folder: Path) -> None:
     (folder / "b").mkdir()
 
-    bad = _score(["--result", "b", "columns.keys=[nobody]"], folder)
+    bad = _score(["--result", "b", "drift.on_drift=fail"], folder)
     nowhere = _score(["--result", "nowhere"], folder)
     dry = _score(["--result", "b", "--dry-run"], folder)
 
     error: dict[str, Any] = processes.read_json(folder / "b" / "result.json") or {}
-    assert (bad.returncode, error["exit_code"], len(error["run_id"])) == (4, 4, 32)
+    assert (bad.returncode, error["exit_code"], len(error["run_id"])) == (6, 6, 32)
     assert bad.stderr.strip().splitlines()[-1] == f"lakescore: {error['error']}"
+    assert "bmi" in (folder / "b" / "drift_table_plot.html").read_text(encoding="utf-8")
     assert (nowhere.returncode, nowhere.stderr) == (2, "lakescore: --result: nowhere is no folder that exists\n")
     assert (dry.returncode, dry.stderr) == (2, "lakescore: --result: is what a run leaves, and --dry-run makes none\n")

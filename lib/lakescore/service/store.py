@@ -276,7 +276,9 @@ class Store:
     def forget(self, before: datetime) -> list[str]:
         """Delete the runs that had ended by then; returns their IDs."""
         with self._transaction() as execute:
-            rows = execute("DELETE FROM runs WHERE ended_at IS NOT NULL AND ended_at < ? RETURNING id", (text_of(before),)).fetchall()
+            old = "FROM runs WHERE ended_at IS NOT NULL AND ended_at < ?"
+            rows = execute(f"SELECT id {old}", (text_of(before),)).fetchall()
+            execute(f"DELETE {old}", (text_of(before),))
             return [row[0] for row in rows]
 
     # --- ticks
