@@ -255,11 +255,7 @@ def test_an_accepted_batch_is_found_under_its_own_name_and_nowhere_else(batch_id
         try:
             sink = open_sink(OutputConfig(path=str(table), format="parquet"), batch)
         except OutputError:
-            assert (
-                set(batch_id) <= set("0123456789.+-:T@=~_eEdDfFpPxXabcABC")
-                or "T" in batch_id
-                or batch_id.lower() in ("nan", "inf", "infinity")
-            )
+            assert batch_id[0].isdigit() or batch_id.lower() in ("nan", "inf", "infinity")
             return
         assert isinstance(sink, ParquetSink)
         location = Location.of(str(table))
