@@ -137,7 +137,7 @@ def test_without_spark(name: str, sink: str, without_spark: dict[str, Any]) -> N
     done = without_spark[f"{sink}: {name}"]
     _check(CASES[name], done)
     if CASES[name].code == 0 and name != "no rows":
-        assert f"rows        {ROWS}" in done["out"], done["out"]
+        assert re.search(rf"^rows: +{ROWS}\b", done["out"], re.MULTILINE), done["out"]
 
 
 def _in_process(case: Case, place: Place, store: str, capfd: pytest.CaptureFixture[str], *more: str) -> dict[str, Any]:
