@@ -23,6 +23,7 @@ from lakescore.redact import redact
 
 # A model may raise megabytes; nobody reads more of a line than this.
 _MOST_CHARACTERS = 4_000
+_MOST_READ = 25 * _MOST_CHARACTERS
 
 
 class LakescoreError(Exception):
@@ -31,7 +32,7 @@ class LakescoreError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        line = redact(" ".join(message.split()))
+        line = redact(" ".join(message[:_MOST_READ].split()))
         super().__init__(_printable(line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}..."))
 
 

@@ -81,15 +81,24 @@ def _below(process: int) -> list[int]:
     return [*found, *(inner for child in found for inner in _below(child))]
 
 
+def give_up(number: int, frame: Any) -> None:
+    """A command that hangs is one that failed."""
+    raise TimeoutError(f"it took more than {SECONDS} s")
+
+
 def main() -> None:
     """Run all."""
+    signal.signal(signal.SIGALRM, give_up)
     cases, results = sys.argv[1:]
     commands: set[str] = set()
     stop = threading.Event()
     threading.Thread(target=watch, args=(commands, stop), daemon=True).start()
     with open(cases) as file:
         given = json.load(file)
-    found = {name: run(one["argv"], one["output"]) for name, one in given.items()}
+    found = {}
+    for name, one in given.items():
+        print(name, file=sys.stderr, flush=True)  # whoever ends this process is the last one that is named
+        found[name] = run(one["argv"], one["output"])
     stop.set()
     with open(results, "w") as file:
         largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024

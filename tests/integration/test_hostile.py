@@ -106,7 +106,7 @@ def without_spark(tmp_path_factory: pytest.TempPathFactory, store: str, model: P
             place = _place(folder / f"{sink}-{number}", model, sink)
             overrides = case.make(place)
             output = next((one.partition("=")[2] for one in reversed(overrides) if one.startswith("output.path=")), str(place.output))
-            commands[f"{sink}: {case.name}"] = {"argv": _argv(place, store, overrides, "spark.backend=auto"), "output": output}
+            commands[f"{sink}: {case.name}"] = {"argv": _argv(place, store, overrides, "spark.backend=embedded"), "output": output}
     return dict(_run_all(folder, commands)["runs"])
 
 

@@ -149,7 +149,8 @@ def test_quoted_text_is_what_stands_between_the_quotes(text: str) -> None:
 # --- columns
 
 ROWS = 3
-column_names = st.lists(st.text(st.sampled_from("abcdé .`_x9"), min_size=1, max_size=4), min_size=2, max_size=7, unique_by=str.casefold)
+column_name = st.text(st.sampled_from("abcdé .`_x9"), min_size=1, max_size=4).filter(str.strip)
+column_names = st.lists(column_name, min_size=2, max_size=7, unique_by=str.casefold)
 
 
 def _alignment(source: Sequence[str], config: ColumnsConfig, features: Sequence[str]) -> columns.Alignment:
