@@ -203,7 +203,7 @@ raise Bad"""
 MODELS = [
     Case("a name that climbs", 3, "model.uri: models:/../../etc/passwd@x", fixed("model.uri=models:/../../etc/passwd@x")),
     Case("a name with SQL", 3, "model.uri: models:/a' OR 1=1 --", fixed("model.uri=models:/a' OR 1=1 --/1")),
-    Case("a run that climbs", 3, "there is no run ..", fixed("model.uri=runs:/../../etc/passwd")),
+    Case("a run that climbs", 3, "is no run ..", fixed("model.uri=runs:/../../etc/passwd")),
     Case("a file that is no model", 3, "is no model that is recognised", fixed("model.uri=file:///etc/passwd")),
     Case("a device", 3, "neither a file nor a folder", fixed("model.uri=/dev/zero")),
     Case("a pipe", 3, "neither a file nor a folder", _pipe("model.uri")),
