@@ -170,6 +170,10 @@ class Location:
         if info.type == pafs.FileType.File:
             yield _file(info)
             return
+        if strict and info.type == pafs.FileType.Unknown:
+            raise OSError("it is a pipe or a device, and no file")
+        if strict and self.is_local:
+            _refuse_broken_links(self.path)
         selector = pafs.FileSelector(self.path, recursive=True, allow_not_found=True)
         root = self.path.rstrip("/") + "/"
         for found in sorted(self.fs.get_file_info(selector), key=lambda i: i.path):
@@ -179,8 +183,7 @@ class Location:
             if found.type == pafs.FileType.File:
                 yield _file(found)
             elif strict:
-                what = "leads nowhere" if found.type == pafs.FileType.NotFound else "is no file, but a pipe or a device"
-                raise OSError(f"{found.path} {what}")
+                raise OSError(f"{found.path} is a pipe or a device, and no file")
 
     def read_text(self) -> str:
         with self.fs.open_input_stream(self.path) as stream:
@@ -304,6 +307,17 @@ def _sync_folder(path: str) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _refuse_broken_links(folder: str) -> None:
+    """pyarrow leaves them out without a word."""
+    for entry in os.scandir(folder) if os.path.isdir(folder) else ():
+        if is_hidden(entry.name):
+            continue
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            raise OSError(f"{entry.path} is a link that leads nowhere")
+        if entry.is_dir(follow_symlinks=False):
+            _refuse_broken_links(entry.path)
 
 
 def _file(info: pafs.FileInfo) -> File:

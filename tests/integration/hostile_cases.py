@@ -371,9 +371,11 @@ FILES = [
     Case("a log of a Delta table that is cut", 4, "Delta", _climbs),
 ]
 
+LOOKS_LIKE = "columns.drop=[pr\u0456ce]"  # with another alphabet's i
+
 COLUMNS = [
     Case("a column that is missing", 4, "no column 'y'", source(y=None)),
-    Case("a column that looks like it", 4, "They look alike", source(y=None, уy=pa.array([1.0] * ROWS))),
+    Case("a column that looks like another", 4, "They look alike", lambda place: [*source(price=pa.array([1] * ROWS))(place), LOOKS_LIKE]),
     Case("a column twice", 4, "'x'", _twice),
     Case("columns that differ by case", 4, "'x' and 'X'", source(X=pa.array([1.0] * ROWS))),
     Case("a terminal's command in a name", 4, "\\x1b", source(**{"y": None, "a\x1b[2Jb": pa.array([1.0] * ROWS)})),
