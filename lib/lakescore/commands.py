@@ -39,7 +39,7 @@ def run_command(
         options = parse(list(sys.argv[1:] if argv is None else argv))
         verbose = options.verbose
         configure_logging(verbose)
-        return run(options)
+        return _run_to_its_end(run, options)
     except LakescoreError as error:
         return failed(error, verbose)
     except KeyboardInterrupt:
@@ -47,6 +47,14 @@ def run_command(
         return 130
     except Exception as error:
         return failed(LakescoreError(f"{type(error).__name__}: {error}"), verbose, error)
+
+
+def _run_to_its_end(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """A library or a model's code that calls ``sys.exit`` would look like the end of the work."""
+    try:
+        return run(options)
+    except SystemExit as error:
+        raise LakescoreError(f"something ended the process before the work was done (SystemExit: {error})") from error
 
 
 def failed(error: LakescoreError, verbose: bool = False, cause: BaseException | None = None) -> int:

@@ -6,6 +6,8 @@ Precedence: defaults < files, in order < values given in Python < overrides. Ome
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import uuid
 import zoneinfo
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,11 +22,14 @@ from pydantic_core import ErrorDetails
 
 from lakescore.config import EXCLUSIVE_KEYS, OF_SOURCE_PATH, OWN_FOLDER, ROW_FILES, ScoreConfig, Section, keys_of, section_of
 from lakescore.errors import ConfigError, did_you_mean, listing
-from lakescore.redact import is_secret_key, redact, redact_tree
+from lakescore.redact import hide, is_secret_key, redact, redact_tree
 from lakescore.strict_yaml import parse_value, parse_yaml
 
 COMMAND_LINE = "command line"
 GIVEN_VALUES = "given values"
+# A device, or a data file that is given by mistake, is not read to its end.
+_MOST_BYTES = 16 << 20
+_FROM_ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*([A-Za-z_][A-Za-z0-9_]*)")
 _EXPECTED = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -65,11 +70,19 @@ def compose(
     layers += [(COMMAND_LINE, override) for override in map(parse_override, overrides)]
     origins = _Origins(layers)
     merged = _fixed_at_start(_merge(layers), now or datetime.now(timezone.utc), origins)
+    _hide_secrets(layers)
     tree = _put_rows_back(_resolve(merged, origins), aside)
     try:
         return ScoreConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error, origins)) from error
+
+
+def _hide_secrets(layers: Sequence[Layer]) -> None:
+    """What a variable called like a secret holds stays one, whatever key it is given to: it is hidden wherever it would be shown."""
+    for name in _FROM_ENVIRONMENT.findall(repr([tree for _, tree in layers])):
+        if is_secret_key(name):
+            hide(os.environ.get(name, ""))
 
 
 def _set_rows_aside(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -103,7 +116,13 @@ def _plain(value: Any, at: tuple[str, ...] = ()) -> Any:
 def read_file(path: Path) -> dict[str, Any]:
     """Read one YAML file as a mapping of sections."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as stream:
+            content = stream.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ConfigError(
+                f"--config: {path} has more than {_MOST_BYTES >> 20} MB and is no configuration; data belong into source.path"
+            )
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         siblings = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         raise ConfigError(f"--config: {path} does not exist.{did_you_mean(path.name, siblings)}") from None

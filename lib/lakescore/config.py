@@ -33,6 +33,7 @@ ROW_FILES = {"jsonl": "batch-infer-res.jsonl", "append_row": "parallel_run_step.
 _INT = 2**31 - 1
 # The run's own folder, by its time of start.
 OWN_FOLDER = "outputs/%Y-%m-%d/%H-%M-%S"
+_FILE_NAME_BYTES = 200
 _BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+@=~-]{0,127}")
 
 
@@ -117,6 +118,9 @@ def _known_zone(value: str) -> str:
 def _plain_file_name(value: str) -> str:
     if "/" in value or "\\" in value or value.startswith((".", "_")):
         raise ValueError("must be a file's name without a folder, and not begin with . or _; the folder is output.path")
+    # File systems hold 255 bytes, and the record beside the file has a longer name.
+    if not value.isprintable() or len(value.encode()) > _FILE_NAME_BYTES:
+        raise ValueError(f"must be a file's name of at most {_FILE_NAME_BYTES} bytes without control characters")
     return value
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from pyspark.sql import types as T
 
-from lakescore.parquet_files import OnlySparkError, ParquetFiles, of_footers
+from lakescore.parquet_files import OnlySparkError, ParquetFiles, of_footers, read_footer
 from lakescore.schema import nullable
 
 # Files are added and removed, and nothing else is to be known of them.
@@ -67,4 +67,5 @@ def _footer(root: str, add: dict[str, Any]) -> tuple[str, int, pq.FileMetaData]:
     if os.path.isabs(path) or "://" in path:
         raise OnlySparkError("the Delta table names files outside its folder")
     full = os.path.join(root, path)
-    return full, int(add["size_bytes"]), pq.read_metadata(full)
+    with pa.OSFile(full) as stream:
+        return full, int(add["size_bytes"]), read_footer(stream)

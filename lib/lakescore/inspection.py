@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import PurePosixPath
 from typing import Any
 
+import pyarrow as pa
 from deltalake import DeltaTable
 
 from lakescore import datafiles, delta_files, file_checks, frames, readers, storage
@@ -94,7 +95,7 @@ def inspect(config: SourceConfig, data: Any = None, tolerant: bool = False) -> I
         inputs += [storage.for_spark_reader(location.path) if location.is_local else path for location in locations]
     if any((location / "_delta_log").is_dir() for location in found) and config.format in (None, "delta"):
         return _inspect_delta(config, paths, found)
-    files = [(location, file) for location in found for file in location.files() if _is_chosen(file, config)] if known else []
+    files = [(location, file) for location in found for file in _files(location) if _is_chosen(file, config)] if known else []
     format_ = config.format or _format_of([file.path for _, file in files] or paths)
     if config.format is None:
         _refuse_unknown(files)
@@ -135,6 +136,15 @@ def inspect(config: SourceConfig, data: Any = None, tolerant: bool = False) -> I
         parquet=parquet,
         only_spark=only_spark,
     )
+
+
+def _files(location: storage.Location) -> list[storage.File]:
+    """All files of a place; what cannot be listed would be left out."""
+    try:
+        return list(location.files(strict=True))
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        reason = "a file's name in it is no UTF-8" if isinstance(error, UnicodeError) else str(error).splitlines()[0]
+        raise InputError(f"source.path: {location.path} cannot be listed: {reason}") from error
 
 
 def _why_spark(files: Sequence[tuple[storage.Location, storage.File]]) -> str | None:

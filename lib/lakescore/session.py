@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ from pyspark.sql.utils import is_remote
 from lakescore.config import ScoreConfig, SparkConfig
 from lakescore.console import under_spark_submit
 from lakescore.errors import NeedsSparkError, PlatformError
-from lakescore.redact import HIDDEN, is_secret_key
+from lakescore.redact import HIDDEN, is_secret_key, redact
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,9 @@ def open_session(config: SparkConfig, name: str, tables: bool = False) -> SparkS
     if remote:
         _use_own_python(remote)
         return _start(_configured(builder.remote(remote), config.conf), f"Spark Connect at {remote}")
-    return _start(_configured(builder, _settings(config, tables)), "Spark")
+    settings = _settings(config, tables)
+    _launch(settings, "Spark")
+    return _start(_configured(builder, settings), "Spark")
 
 
 def open_context(config: SparkConfig, name: str) -> SparkContext:
@@ -86,9 +88,20 @@ def open_context(config: SparkConfig, name: str) -> SparkContext:
     if SparkContext._active_spark_context is not None:
         return SparkContext._active_spark_context
     settings = {"spark.app.name": name, **_settings(config, tables=False)}
+    _launch(settings, "Spark")
     context: SparkContext = _started(lambda: SparkContext.getOrCreate(SparkConf().setAll(list(settings.items()))), "Spark")
     _quiet(context)
     return context
+
+
+def _launch(settings: Mapping[str, str], what: str) -> None:
+    """Start the JVM with what is no secret: PySpark puts all settings on its command line, which every user of the machine can list.
+
+    The others follow through the gateway when the context is made.
+    """
+    public = {key: value for key, value in settings.items() if not is_secret_key(key) and redact(value) == value}
+    if len(public) < len(settings):
+        _started(lambda: SparkContext._ensure_initialized(conf=SparkConf().setAll(list(public.items()))), what)
 
 
 def _settings(config: SparkConfig, tables: bool) -> dict[str, str]:

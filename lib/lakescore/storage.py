@@ -65,6 +65,11 @@ def overlap(path: str, pattern: str) -> bool:
     return all(a == b or (has_glob(b) and fnmatch(a, b)) for a, b in zip(mine, other, strict=False))
 
 
+def is_same(path: str, other: str) -> bool:
+    """Whether two paths name one place."""
+    return _parts(absolute(path)) == _parts(absolute(other))
+
+
 def _parts(path: str) -> list[str]:
     scheme = scheme_of(path)
     if scheme == "file":
@@ -155,18 +160,30 @@ class Location:
         selector = pafs.FileSelector(self.path, allow_not_found=True)
         return [Location(self.fs, info.path) for info in sorted(self.fs.get_file_info(selector), key=lambda i: i.path)]
 
-    def files(self) -> Iterator[File]:
-        """All files below a folder but hidden ones (``_x``, ``.x``), or the file itself."""
+    def files(self, strict: bool = False) -> Iterator[File]:
+        """All files below a folder but hidden ones (``_x``, ``.x``), or the file itself.
+
+        Raises:
+            OSError: ``strict``, and something is neither a file nor a folder: a broken link, a pipe, a device.
+        """
         info = self._info()
         if info.type == pafs.FileType.File:
             yield _file(info)
             return
+        if strict and info.type == pafs.FileType.Unknown:
+            raise OSError("it is a pipe or a device, and no file")
+        if strict and self.is_local:
+            _refuse_broken_links(self.path)
         selector = pafs.FileSelector(self.path, recursive=True, allow_not_found=True)
         root = self.path.rstrip("/") + "/"
         for found in sorted(self.fs.get_file_info(selector), key=lambda i: i.path):
             relative = found.path.removeprefix(root)
-            if found.type == pafs.FileType.File and not any(map(is_hidden, relative.split("/"))):
+            if found.type == pafs.FileType.Directory or any(map(is_hidden, relative.split("/"))):
+                continue
+            if found.type == pafs.FileType.File:
                 yield _file(found)
+            elif strict:
+                raise OSError(f"{found.path} is a pipe or a device, and no file")
 
     def read_text(self) -> str:
         with self.fs.open_input_stream(self.path) as stream:
@@ -290,6 +307,17 @@ def _sync_folder(path: str) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _refuse_broken_links(folder: str) -> None:
+    """pyarrow leaves them out without a word."""
+    for entry in os.scandir(folder) if os.path.isdir(folder) else ():
+        if is_hidden(entry.name):
+            continue
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            raise OSError(f"{entry.path} is a link that leads nowhere")
+        if entry.is_dir(follow_symlinks=False):
+            _refuse_broken_links(entry.path)
 
 
 def _file(info: pafs.FileInfo) -> File:

@@ -143,7 +143,7 @@ def _start(client: MlflowClient, config: ScoreConfig) -> Record:
     try:
         with impatient():
             experiment_id = ensure_experiment(client, config.tracking.experiment)
-            run = client.create_run(experiment_id, run_name=config.run.name, tags=_tags(config))
+            run = client.create_run(experiment_id, run_name=redact(config.run.name), tags=_tags(config))
             record = Record(client, run.info.run_id, experiment_id)
             client.log_text(run.info.run_id, as_yaml(config), "config.yaml")
     except Exception as error:

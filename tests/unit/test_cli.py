@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lakescore.cli import main, score_main
+from lakescore.commands import Parser, run_command
 from lakescore.version import __version__
 
 Streams = pytest.CaptureFixture[str]
@@ -155,3 +156,14 @@ def test_a_secret_in_a_log_is_hidden(capsys: Streams) -> None:
     logging.getLogger("lakescore.session").warning("connecting to %s", "http://user:hunter2@host")
 
     assert capsys.readouterr().err.endswith(" WARNING lakescore.session: connecting to http://***@host\n")
+
+
+def test_what_ends_the_process_before_the_work_is_done_is_a_failure(capsys: Streams) -> None:
+    def run(options: object) -> int:
+        raise SystemExit(0)
+
+    parser = Parser("lakescore x", "")
+    parser.add_argument("--verbose", action="store_true")
+
+    assert run_command(parser.parse_args, run, []) == 1
+    assert capsys.readouterr().err == "lakescore: something ended the process before the work was done (SystemExit: 0)\n"

@@ -96,7 +96,7 @@ class Guard:
         settings = {"device": device} if device is not None else None
         try:
             self._model = mlflow.pyfunc.load_model(os.path.join(path, "model"), suppress_warnings=True, model_config=settings)
-        except Exception as error:
+        except BaseException as error:
             raise GuardError("model", f"model.uri: the model cannot be loaded on a worker: {_say(error)}") from error
         hold(threads)
         if contract["method"]:
@@ -150,11 +150,17 @@ class Guard:
         given: Any = features.drop(columns=self._absent) if self._absent else features
         if self._tensor:
             given = as_tensor(given, self._tensor["shape"], self._tensor["type"])
+        process = os.getpid()
         try:
             raw = self._model.predict(given, params=params)
-        except (SystemExit, KeyboardInterrupt) as error:
-            # They would end the worker, and Spark would say that it crashed.
-            raise RuntimeError(f"it raised {type(error).__name__}({error})") from error
+        except Exception:
+            raise
+        except BaseException as error:
+            # SystemExit and its like would end the worker, and Spark would say that it crashed.
+            raise RuntimeError(f"it raised {type(error).__name__}({' '.join(reason(error))})") from error
+        finally:
+            if os.getpid() != process:
+                os._exit(0)  # a model that forks: its child must not answer and write as a second worker
         try:
             return conform(raw, self.result, rows)
         except GuardError:

@@ -62,6 +62,8 @@ def _local(uri: str, label: str) -> Path:
     if not path.exists():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise ModelError(f"{label} does not exist (looked for {path}).{did_you_mean(path.name, siblings)}")
+    if not path.is_file() and not path.is_dir():
+        raise ModelError(f"{label} is neither a file nor a folder, but a pipe or a device")
     if path.is_dir() and (path / "MLmodel").is_file():
         return path
     if path.name == "MLmodel":

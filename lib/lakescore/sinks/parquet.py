@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -51,6 +50,8 @@ log = logging.getLogger(__name__)
 HIDDEN = "_lakescore"
 # What Java takes for a double beyond Python: 7d, 0x1p3.
 _JAVA_NUMBER = re.compile(r"(?:\d+\.?\d*(?:[eE][+-]?\d+)?[dDfF]|0[xX][0-9a-fA-F]*\.?[0-9a-fA-F]*[pP][+-]?\d+[dDfF]?)")
+# A month is its first day to Spark, and what stands behind a day and a T is left out.
+_LOOSE_DATE = re.compile(r"\d{4,7}-(?P<month>\d{1,2})(?:-(?P<day>\d{1,2})(?:T.*)?)?")
 Move = tuple[str, str]  # from and to, relative to the table's folder
 
 
@@ -67,10 +68,10 @@ class ParquetSink(PathSink):
 
     def __init__(self, config: OutputConfig, batch: Batch) -> None:
         super().__init__(config, batch)
-        if _changes_as_partition(batch.batch_id):
+        if changed := _as_partition(batch.batch_id):
             raise OutputError(
-                f"run.batch_id: {batch.batch_id!r} would be read back from a Parquet table's folder name as another "
-                "number; put a letter in front of it, or use output.format=delta"
+                f"run.batch_id: {batch.batch_id!r} would be read back from a Parquet table's folder name as another {changed}; put a "
+                "letter in front of it, or use output.format=delta"
             )
 
     def recover(self, spark: SparkSession | None) -> None:
@@ -245,14 +246,18 @@ def _schema_of(spark: SparkSession, files: list[str]) -> T.StructType:
     return spark.read.option("mergeSchema", "true").parquet(*map(storage.for_spark_reader, files)).schema
 
 
-def _changes_as_partition(batch_id: str) -> bool:
-    """Whether Spark, which guesses the type of a partition folder's value, would give back another text than the ID."""
+def _as_partition(batch_id: str) -> str | None:
+    """What Spark, which guesses the type of a partition folder's value, would change the ID to; None where it gives it back."""
     if _JAVA_NUMBER.fullmatch(batch_id):
-        return True
+        return "number"
+    if day := _LOOSE_DATE.fullmatch(batch_id):
+        is_date = 1 <= int(day["month"]) <= 12 and 1 <= int(day["day"] or 1) <= 31
+        return "date" if is_date and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", batch_id) else None
     try:
         number = float(batch_id)
     except ValueError:
-        return False
-    if not math.isfinite(number):
-        return True
-    return str(int(number)) != batch_id if number.is_integer() else repr(number) != batch_id
+        return None
+    if number.is_integer():
+        return None if str(int(number)) == batch_id else "number"
+    # Beyond these Java writes an exponent.
+    return None if repr(number) == batch_id and 1e-3 <= abs(number) < 1e7 else "number"
