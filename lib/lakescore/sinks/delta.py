@@ -20,7 +20,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import types as T
 
 from lakescore import storage
@@ -38,8 +38,10 @@ from lakescore.sinks.base import (
     StagedFile,
     attempt_name,
     attempts,
+    changed,
     compare_schemas,
     file_statistics,
+    gone,
     keep_only,
     refuse_schema,
     staged_files,
@@ -62,9 +64,25 @@ def app_id(batch_id: str) -> str:
     return f"lakescore:{batch_id}"
 
 
-def user_metadata(batch: Batch) -> str:
+def deletion_id(batch_id: str) -> str:
+    """The application transaction that marks a batch as deleted; its version is that of the batch's own transaction."""
+    return f"lakescore-deleted:{batch_id}"
+
+
+def transaction_of(table: DeltaTable, batch_id: str) -> tuple[int, bool]:
+    """The version of a batch's last transaction (0: none), and whether the batch is there.
+
+    It is there unless a deletion names that version: one that comes after the deletion has a higher one.
+    """
+    committed = table.transaction_version(app_id(batch_id))
+    deleted = table.transaction_version(deletion_id(batch_id))
+    return committed or 0, committed is not None and (deleted is None or deleted < committed)
+
+
+def user_metadata(batch: Batch, deletes: bool = False) -> str:
     """What the commit says of itself, for ``DESCRIBE HISTORY``."""
-    return json.dumps({"batch_id": batch.batch_id, "run_id": batch.run_id, "lakescore": __version__})
+    what: dict[str, Any] = {"deleted": True} if deletes else {"run_id": batch.run_id}
+    return json.dumps({"batch_id": batch.batch_id, **what, "lakescore": __version__})
 
 
 def needs_mapping(schema: T.StructType) -> bool:
@@ -105,7 +123,7 @@ class DeltaSink(PathSink):
 
     def find(self, spark: SparkSession | None) -> bool | None:
         table = self._table()
-        if table is None or table.transaction_version(app_id(self._batch.batch_id)) is None:
+        if table is None or not self._state(table)[1]:
             return False
         if not self._may_have_rows(table):
             log.warning(
@@ -115,6 +133,9 @@ class DeltaSink(PathSink):
                 self.location,
             )
         return True
+
+    def _state(self, table: DeltaTable) -> tuple[int, bool]:
+        return transaction_of(table, self._batch.batch_id)
 
     def _may_have_rows(self, table: DeltaTable) -> bool:
         """Whether a file may hold rows of the batch: a DELETE or RESTORE takes them, and leaves the batch's transaction in the log."""
@@ -138,7 +159,7 @@ class DeltaSink(PathSink):
         self._merges = compare_schemas(existing, schema, self._config.merge_schema, f"output.path: {self.location}")
         self._through_spark = self._merges or not _library_writes(table, existing) or not _library_knows(schema)
         self._refuse_without(spark)
-        if spark is None and self._batch.on_rerun == "replace" and table.transaction_version(app_id(self._batch.batch_id)) is not None:
+        if spark is None and self._batch.on_rerun == "replace" and self._state(table)[1]:
             raise NeedsSparkError("a batch of a Delta table is replaced")
 
     def _refuse_without(self, spark: SparkSession | None) -> None:
@@ -190,6 +211,57 @@ class DeltaSink(PathSink):
         if staged is not None and not self._may_be_committed(staged.handle):
             self._remove(staged.handle.folder)
 
+    def delete(self, spark: Callable[[], SparkSession]) -> int | None:
+        table = self._table()
+        before, there = self._state(table) if table is not None else (0, False)
+        if table is None or not there:
+            raise gone("output.path", self._batch)
+        if _is_append_only(table):
+            raise OutputError(
+                f"output.path: {self.location} takes appends only (delta.appendOnly=true), so the batch {self._batch.batch_id} in it "
+                "cannot be deleted"
+            )
+        schema = T.StructType.fromJson(json.loads(table.schema().to_json()))
+        removes = self._own_files(table) if _library_writes(table, schema) else None
+        marker = Transaction(deletion_id(self._batch.batch_id), before)
+        with translated(f"output.path: the batch {self._batch.batch_id} could not be deleted from {self.location}", OutputError):
+            try:
+                if removes is None:
+                    self._delete_through_spark(spark(), before)
+                else:
+                    properties = CommitProperties(
+                        custom_metadata={"userMetadata": user_metadata(self._batch, deletes=True)},
+                        max_commit_retries=20,
+                        app_transactions=[marker],
+                    )
+                    table.create_write_transaction(removes, "append", table.schema(), [PARTITION], commit_properties=properties)
+            except Exception as error:
+                self._refuse_changed(before, error)
+                raise
+        self._refuse_changed(before, None)
+        return int(DeltaTable(self.location).version())
+
+    def _delete_through_spark(self, spark: SparkSession, before: int) -> None:
+        """Files that hold other rows too are written anew without this batch's; what others commit meanwhile is waited for."""
+        for last in (False, False, False, True):
+            try:
+                schema = spark.read.format("delta").load(storage.for_spark(self.location)).schema
+                marker = {"txnAppId": deletion_id(self._batch.batch_id), "txnVersion": str(before)}
+                empty_replacement(spark, schema, self._batch, **marker).save(storage.for_spark(self.location))
+            except Exception as error:
+                table = self._table()
+                if last or "concurrent" not in str(error).lower() or table is None or self._state(table) != (before, True):
+                    raise
+            else:
+                return
+
+    def _refuse_changed(self, before: int, error: Exception | None) -> None:
+        """Raise where another process has replaced or deleted the batch meanwhile, which is why the deletion failed, or missed it."""
+        table = self._table()
+        now, there = self._state(table) if table is not None else (0, False)
+        if now != before or (error is not None and not there):
+            raise changed("output.path", self._batch, self.location) from error
+
     def _table(self) -> DeltaTable | None:
         try:
             return DeltaTable(self.location)
@@ -216,8 +288,7 @@ class DeltaSink(PathSink):
             )
 
     def _refuse_replacing(self, table: DeltaTable) -> None:
-        is_append_only = str(table.metadata().configuration.get("delta.appendOnly", "")).lower() == "true"
-        if is_append_only and self._batch.on_rerun == "replace" and table.transaction_version(app_id(self._batch.batch_id)) is not None:
+        if _is_append_only(table) and self._batch.on_rerun == "replace" and self._state(table)[1]:
             raise OutputError(
                 f"run.on_rerun: {self.location} takes appends only (delta.appendOnly=true), so the batch {self._batch.batch_id} in it "
                 "cannot be replaced; give another batch_id"
@@ -261,17 +332,17 @@ class DeltaSink(PathSink):
             table = self._table()
         if table is None:
             raise OutputError(f"output.path: the Delta table {self.location} could be neither created nor opened")
-        current = table.transaction_version(app_id(self._batch.batch_id))
-        if current is not None and self._batch.on_rerun != "replace":
+        current, there = self._state(table)
+        if there and self._batch.on_rerun != "replace":
             raise self._beaten()
         self._require_files(handle)
-        removes: list[RemoveAction] | None = self._replaced_files(table) if current is not None else []
+        removes: list[RemoveAction] | None = self._own_files(table) if there else []
         if removes is None:
             self._commit_through_spark(spark, handle)
             return
         try:
             table.create_write_transaction(
-                [*removes, *adds], "append", schema, [PARTITION], commit_properties=self._properties((current or 0) + 1)
+                [*removes, *adds], "append", schema, [PARTITION], commit_properties=self._properties(current + 1)
             )
         except CommitFailedError as error:
             if not (handle.files and self._may_be_committed(handle)):
@@ -295,7 +366,7 @@ class DeltaSink(PathSink):
 
     def _lost_race(self, error: Exception) -> OutputError:
         table = self._table()
-        if table is not None and table.transaction_version(app_id(self._batch.batch_id)) is not None:
+        if table is not None and self._state(table)[1]:
             return self._beaten()
         return OutputError(f"output.path: the commit to {self.location} failed: {str(error).splitlines()[0]}; run the batch again")
 
@@ -307,7 +378,7 @@ class DeltaSink(PathSink):
             app_transactions=[Transaction(app_id(self._batch.batch_id), version)],
         )
 
-    def _replaced_files(self, table: DeltaTable) -> list[RemoveAction] | None:
+    def _own_files(self, table: DeltaTable) -> list[RemoveAction] | None:
         """The files that hold exactly this batch; None where one holds other rows too (after OPTIMIZE) or does not tell."""
         removes = []
         now = int(time.time() * 1000)
@@ -330,15 +401,15 @@ class DeltaSink(PathSink):
                 "spark.backend=spark"
             )
         table = self._table()
-        current = table.transaction_version(app_id(self._batch.batch_id)) if table else None
-        if current is not None and self._batch.on_rerun != "replace":
+        current, there = self._state(table) if table else (0, False)
+        if there and self._batch.on_rerun != "replace":
             raise self._beaten()
         with translated(f"output.path: the commit to {self.location} failed", OutputError):
             staged = spark.read.schema(handle.schema).parquet(storage.for_spark_reader(self._path_of(handle.folder)))
-            options = spark_options(self._batch, current, self._merges)
+            options = spark_options(self._batch, current + 1, self._merges, replaces=there)
             if table is None and needs_mapping(handle.schema):
                 options.update(_COLUMN_MAPPING)
-            mode = "append" if current is None else "overwrite"
+            mode = "overwrite" if there else "append"
             staged.write.format("delta").mode(mode).options(**options).partitionBy(PARTITION).save(storage.for_spark(self.location))
         # Delta leaves out, and says nothing, what another run of the same batch has committed meanwhile.
         table = self._table()
@@ -347,7 +418,7 @@ class DeltaSink(PathSink):
         self._remove(handle.folder)
 
 
-def was_made_by(metadata: str | None, value: str, key: str = "run_id") -> bool:
+def was_made_by(metadata: str | None, value: str | bool, key: str = "run_id") -> bool:
     """Whether a commit's ``userMetadata`` is one of ours that names this run (or, by ``key``, this batch)."""
     try:
         found = json.loads(metadata or "{}")
@@ -356,18 +427,27 @@ def was_made_by(metadata: str | None, value: str, key: str = "run_id") -> bool:
     return isinstance(found, dict) and "lakescore" in found and found.get(key) == value
 
 
-def spark_options(batch: Batch, current: int | None, merges: bool) -> dict[str, str]:
-    """Options for one commit through Spark's Delta writer: the batch's transaction, and only its rows replaced."""
-    options = {
-        "txnAppId": app_id(batch.batch_id),
-        "txnVersion": str((current or 0) + 1),
-        "userMetadata": user_metadata(batch),
-    }
+def spark_options(batch: Batch, version: int | None, merges: bool, replaces: bool) -> dict[str, str]:
+    """Options for one commit through Spark's Delta writer: the batch's transaction (None: without), and only its rows replaced."""
+    options = {"userMetadata": user_metadata(batch)}
+    if version is not None:
+        options |= {"txnAppId": app_id(batch.batch_id), "txnVersion": str(version)}
     if merges:
         options["mergeSchema"] = "true"
-    if current is not None:
-        options["replaceWhere"] = f"{BATCH} = '{batch.batch_id}'"
+    if replaces:
+        options["replaceWhere"] = only_rows_of(batch)
     return options
+
+
+def only_rows_of(batch: Batch) -> str:
+    """The condition for a batch's rows, in SQL."""
+    return f"{BATCH} = '{batch.batch_id}'"
+
+
+def empty_replacement(spark: SparkSession, schema: T.StructType, batch: Batch, **options: str) -> DataFrameWriter:
+    """A writer of no rows in place of a batch's, to a Delta table: its deletion in one commit, which says so."""
+    rows = spark.createDataFrame([], nullable(schema)).write.format("delta").mode("overwrite")
+    return rows.options(replaceWhere=only_rows_of(batch), userMetadata=user_metadata(batch, deletes=True), **options)
 
 
 def _add_action(handle: _Handle, file: StagedFile) -> AddAction:
@@ -379,6 +459,10 @@ def _add_action(handle: _Handle, file: StagedFile) -> AddAction:
         data_change=True,
         stats=file_statistics(file.footer),
     )
+
+
+def _is_append_only(table: DeltaTable) -> bool:
+    return str(table.metadata().configuration.get("delta.appendOnly", "")).lower() == "true"
 
 
 def _library_knows(schema: T.StructType) -> bool:

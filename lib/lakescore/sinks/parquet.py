@@ -41,6 +41,7 @@ from lakescore.sinks.base import (
     attempts,
     batch_prefix,
     compare_schemas,
+    gone,
     keep_only,
     staged_files,
     write_parquet,
@@ -162,6 +163,19 @@ class ParquetSink(PathSink):
                 raise self._beaten() from None
             self._tidy()
         return Published(self.location, None)
+
+    def delete(self, spark: Callable[[], SparkSession]) -> int | None:
+        """A publication of nothing in the batch's place: out of sight by rename, all dates or (by the journal) in the end all, then removed."""
+        if self._journal.exists():
+            raise OutputError(
+                f"output.path: the batch {self._batch.batch_id} of {self.location} is being published or deleted by another process, or was by "
+                "one that died: lakescore doctor --fix finishes that; then delete it again"
+            )
+        if not self._published():
+            raise gone("output.path", self._batch)
+        attempt = self._root / HIDDEN / "staging" / attempt_name(self._batch.batch_id)
+        self.publish(None, Staged(rows=0, files=0, size=0, handle=_Handle(attempt, [])))
+        return None
 
     def discard(self, staged: Staged | None) -> None:
         # Once the journal is written the batch is decided: the next run of it finishes the renames.
