@@ -28,8 +28,8 @@ NO_RUN = "batch without a run"
 NO_BATCH = "run without a batch"
 DAMAGED = "damaged batch"
 QUARANTINE = "quarantine without a batch"
-# In the order in which they are mended: a run that is ended, and a publication that is finished, free what belonged to them.
-KINDS = (DEAD_RUN, JOURNAL, STAGING, REPLACED, ORPHAN, DAMAGED, NO_RUN, NO_BATCH, QUARANTINE)
+# In the order in which they are mended: what became of a dead run is known when its publication is finished.
+KINDS = (JOURNAL, DEAD_RUN, STAGING, REPLACED, ORPHAN, DAMAGED, NO_RUN, NO_BATCH, QUARANTINE)
 _ROUNDS = 3
 _GONE = {
     "deleted": ("has deleted", "mlflow runs restore --run-id {}"),
@@ -165,7 +165,10 @@ class _Examination:
         cases = [self._dead_run(run) for run in dead]
         for name, found in left.items():
             holds = held if name == "output" else None
-            cases += [self._leftover(one, known, holds, name) for one in found if self._is_stale(one, live)]
+            seen = {case.finding.place for case in cases}  # tables of a catalog share their schema
+            cases += [self._leftover(one, known, holds, name) for one in found if one.place not in seen and self._is_stale(one, live)]
+        # Whether the batch of a journal is there can be said when it is finished.
+        live |= {one.batch_id for one in left["output"] if one.kind == JOURNAL and one.batch_id}
         cases += self._damaged(held, known, target.location, live)
         for name, one in target.beside.items():
             inside = contents(one, self._spark)
@@ -192,15 +195,13 @@ class _Examination:
         return self._is_silent(max(signs))
 
     def _dead_run(self, run: Run) -> _Case:
-        run_id, since = run.info.run_id, _time(run.info.start_time)
-        line = f"abandoned: it said RUNNING since {since}, and left no sign of life; ended by lakescore doctor"
+        batch_id, since = str(run.data.tags[runs.BATCH_TAG]), _time(run.info.start_time)
 
         def end() -> None:
-            self._client.set_tag(run_id, "lakescore.error", line)
-            self._client.set_terminated(run_id, "KILLED")
+            there = contents(self._target.output, self._spark, batch_id).batches.get(batch_id)
+            runs.end(self._client, run, since, there.rows[run.info.run_id] if there is not None else 0)
 
-        detail = f"RUNNING since {since}, batch {run.data.tags[runs.BATCH_TAG]}"
-        return _Case(Finding(DEAD_RUN, run_id, detail, "--fix ends it as KILLED", True), end)
+        return _Case(Finding(DEAD_RUN, run.info.run_id, f"RUNNING since {since}, batch {batch_id}", "--fix ends it", True), end)
 
     def _is_stale(self, one: Leftover, live: Iterable[str]) -> bool:
         return self._is_silent(one.extent.modified_ms) and not any(one.is_of(batch_id) for batch_id in live)
@@ -258,7 +259,8 @@ class _Examination:
         for batch_id, (newest, *_) in known.scored.items():
             rows = int(newest.data.metrics.get("rows_written", 0))
             there = held.batches.get(batch_id)
-            is_there = held.is_published(batch_id) and not (rows and (there is None or not (there.rows or there.broken)))
+            has_rows = there is not None and bool(there.rows or there.broken)
+            is_there = held.is_published(batch_id) and (has_rows or not rows or not held.is_counted)
             if is_there or batch_id in live or runs.DELETED_TAG in newest.data.tags:
                 continue
             detail = f"batch {batch_id}: {rows:,} rows were published {_time(newest.info.end_time)}, and are not there"

@@ -12,7 +12,6 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError, TableNotFoundError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -23,7 +22,7 @@ from lakescore.errors import OutputError
 from lakescore.failures import translated
 from lakescore.schema import BATCH, PARTITION
 from lakescore.sinks.base import Batch
-from lakescore.sinks.delta import transaction_of
+from lakescore.sinks.delta import DeltaSink, transaction_of
 from lakescore.sinks.rows import read_record, recorded_files
 from lakescore.sinks.table import TableSink
 from lakescore.storage import Location
@@ -46,12 +45,14 @@ class Held:
 class Contents:
     """What an output holds: ``batches`` by ID; ``broken``: files of which not even the batch is known.
 
-    ``is_published`` tells of a batch without rows too.
+    ``is_published`` tells of a batch without rows too; ``is_counted``: whether the rows could be counted, which Spark does not where a
+    file is gone.
     """
 
     is_published: Callable[[str], bool]
     batches: dict[str, Held] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
+    is_counted: bool = True
 
     def of(self, batch_id: str) -> Held:
         return self.batches.setdefault(batch_id, Held(batch_id))
@@ -75,17 +76,14 @@ def contents(output: OutputConfig, spark: Callable[[], SparkSession], only: str 
         raise OutputError(f"output.path: {output.path} is on a file system that this process cannot reach")
     if output.is_row_file:
         return _of_row_files(root, output.file)
-    return _of_delta(str(output.path), root, spark, only) if output.format == "delta" else _of_parquet(root, only)
+    return _of_delta(output, root, spark, only) if output.format == "delta" else _of_parquet(root, only)
 
 
-def _of_delta(path: str, root: Location, spark: Callable[[], SparkSession], only: str | None) -> Contents:
-    location = storage.absolute(path)
-    try:
-        table = DeltaTable(location)
-    except TableNotFoundError:
+def _of_delta(output: OutputConfig, root: Location, spark: Callable[[], SparkSession], only: str | None) -> Contents:
+    table = DeltaSink(output, Batch("", "", date.min, "skip")).open_table()
+    if table is None:
         return Contents(lambda _: False)
-    except (DeltaError, OSError) as error:
-        raise OutputError(f"output.path: the Delta table {location} cannot be read: {str(error).splitlines()[0]}") from error
+    location = storage.absolute(output.path or "")
     found = Contents(lambda batch_id: transaction_of(table, batch_id)[1])
     there = {file.path for file in root.files()}
     adds = [add for add in pa.table(table.get_add_actions(flatten=True)).to_pylist() if only is None or _may_hold(add, only)]
@@ -104,7 +102,8 @@ def _of_delta(path: str, root: Location, spark: Callable[[], SparkSession], only
                 found.of(batch).dates.add(day)
             else:
                 _count_file(found, place, day, batch)
-    if not by_library and not found.broken and not any(held.broken for held in found.batches.values()):
+    found.is_counted = by_library or not (found.broken or any(held.broken for held in found.batches.values()))
+    if not by_library and found.is_counted:
         with translated(f"output.path: {location} cannot be read", OutputError):
             _count_with_spark(found, spark().read.format("delta").load(storage.for_spark(location)), only)
     return _only(found, only)

@@ -118,6 +118,10 @@ class DeltaSink(PathSink):
         self._through_spark = False
         self._merges = False
 
+    def open_table(self) -> DeltaTable | None:
+        """The table as it is now; None where there is none yet."""
+        return self._table()
+
     def recover(self, spark: SparkSession | None) -> None:
         """Nothing: a Delta commit is there or it is not."""
 
@@ -239,7 +243,7 @@ class DeltaSink(PathSink):
                 self._refuse_changed(before, error)
                 raise
         self._refuse_changed(before, None)
-        return int(DeltaTable(self.location).version())
+        return None if (after := self._table()) is None else int(after.version())
 
     def _delete_through_spark(self, spark: SparkSession, before: int) -> None:
         """Files that hold other rows too are written anew without this batch's; what others commit meanwhile is waited for."""

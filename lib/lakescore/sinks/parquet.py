@@ -165,13 +165,9 @@ class ParquetSink(PathSink):
         return Published(self.location, None)
 
     def delete(self, spark: Callable[[], SparkSession]) -> int | None:
-        """A publication of nothing in the batch's place: out of sight by rename, all dates or (by the journal) in the end all, then removed."""
-        if self._journal.exists():
-            raise OutputError(
-                f"output.path: the batch {self._batch.batch_id} of {self.location} is being published or deleted by another process, or was by "
-                "one that died: lakescore doctor --fix finishes that; then delete it again"
-            )
-        if not self._published():
+        """The publication of nothing in the batch's place, so that a crash in between is finished by whoever comes by."""
+        self.recover(None)
+        if not self.find(None):
             raise gone("output.path", self._batch)
         attempt = self._root / HIDDEN / "staging" / attempt_name(self._batch.batch_id)
         self.publish(None, Staged(rows=0, files=0, size=0, handle=_Handle(attempt, [])))
