@@ -108,7 +108,9 @@ def _find(target: Target, batch_id: str, spark: Callable[[], SparkSession], clie
         output = _file_of(output, batch_id)
     held = contents(output, spark, batch_id)
     if not is_batch_id(batch_id) or (batch_id not in held.batches and not held.is_published(batch_id)):
-        raise OutputError(f"BATCH_ID: the batch {batch_id!r} is not in {target.location}.{_nearest(batch_id, contents(target.output, spark))}")
+        raise OutputError(
+            f"BATCH_ID: the batch {batch_id!r} is not in {target.location}.{_nearest(batch_id, contents(target.output, spark))}"
+        )
     replayed = quarantine.replay_of(batch_id)
     if not output.is_row_file and contents(output, spark, replayed).is_published(replayed):
         raise OutputError(

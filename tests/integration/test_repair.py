@@ -39,9 +39,7 @@ def run(spark: SparkSession, settings: dict[str, Any]) -> Score:
 @pytest.fixture
 def look(spark: SparkSession, settings: dict[str, Any]) -> Callable[..., Checkup]:
     """What the doctor finds in this test's output, with nothing young enough to be left alone."""
-    return lambda *overrides, fix=False: doctor(
-        config=settings, overrides=overrides, fix=fix, older_than=timedelta(0), spark=spark
-    )
+    return lambda *overrides, fix=False: doctor(config=settings, overrides=overrides, fix=fix, older_than=timedelta(0), spark=spark)
 
 
 def _counts(spark: SparkSession, location: str, output_format: str = "delta") -> dict[str, int]:
@@ -103,6 +101,24 @@ def test_a_table_with_deletion_vectors_is_counted_and_changed_by_spark(
     assert run("a", "source.limit=10").outcome == "scored"
     assert _counts(spark, location) == {"a": 10, "b": 10}
     assert look().findings == ()
+
+
+def test_a_batch_that_is_compacted_at_the_same_time_is_not_taken_for_deleted(
+    spark: SparkSession, run: Score, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for batch_id in "ab":
+        location = run(batch_id, "source.limit=10").location
+    real = DeltaTable.create_write_transaction
+
+    def late(self: DeltaTable, *args: Any, **kwargs: Any) -> None:
+        monkeypatch.setattr(DeltaTable, "create_write_transaction", real)
+        DeltaTable(location).optimize.compact()
+        real(self, *args, **kwargs)
+
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", late)
+    delete_batch(location, "b", spark=spark)
+
+    assert _counts(spark, location) == {"a": 10}
 
 
 @pytest.mark.parametrize("output_format", ["jsonl", "append_row"])

@@ -537,7 +537,5 @@ def test_a_batch_is_deleted_by_command_only_when_that_is_said(
         (["delete-batch", "a", "b", "c"], "OUTPUT: got 'a', 'b'; give one"),
     ],
 )
-def test_a_wrong_command_line_is_one_line_and_exit_code_2(
-    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert (main(arguments), capsys.readouterr().err) == (2, f"lakescore: {line}\n")

@@ -187,9 +187,7 @@ def test_the_runs_of_the_batch_are_tagged_and_no_others(publish: Publish, table:
 
 
 @pytest.mark.parametrize("turn", range(3))
-def test_a_batch_is_appended_while_another_is_deleted(
-    publish: Publish, table: Path, output_format: str, turn: int, store: str
-) -> None:
+def test_a_batch_is_appended_while_another_is_deleted(publish: Publish, table: Path, output_format: str, turn: int, store: str) -> None:
     publish("a")
     publish("b")
     barrier, failures = threading.Barrier(2), list[BaseException]()
@@ -229,6 +227,13 @@ class TestDelta:
         assert {key: said[key] for key in ("batch_id", "deleted")} == {"batch_id": "b", "deleted": True}
         assert latest.transaction_version(deletion_id("b")) == 1
         assert DeltaTable(table, version=1).to_pyarrow_table().num_rows == 8
+
+    def test_time_travel_shows_it_also_when_it_is_there_again(self, publish: Publish, table: Path, store: str) -> None:
+        publish("b", 5)
+        delete_batch(str(table), "b")
+        publish("b", 2)
+
+        assert [DeltaTable(table, version=version).to_pyarrow_table().num_rows for version in range(3)] == [5, 0, 2]
 
     def test_a_batch_is_not_found_again_after_a_checkpoint(self, publish: Publish, table: Path, store: str) -> None:
         publish("a")
@@ -294,7 +299,7 @@ class TestDelta:
         DeltaTable(table).alter.set_table_properties({"delta.appendOnly": "true"})
         publish("a")
 
-        with pytest.raises(OutputError, match="takes appends only .* so the batch a in it cannot be deleted"):
+        with pytest.raises(OutputError, match=r"takes appends only .* so the batch a in it cannot be deleted"):
             delete_batch(str(table), "a")
 
         assert _rows(table, "delta") == {"a": 3}

@@ -26,7 +26,7 @@ from pyspark.sql import types as T
 from lakescore import storage
 from lakescore.config import OutputConfig
 from lakescore.errors import NeedsSparkError, OutputError, listing
-from lakescore.failures import translated
+from lakescore.failures import translate, translated
 from lakescore.schema import BATCH, PARTITION, nullable
 from lakescore.sinks.base import (
     AlreadyPublishedError,
@@ -38,6 +38,7 @@ from lakescore.sinks.base import (
     StagedFile,
     attempt_name,
     attempts,
+    batch_prefix,
     changed,
     compare_schemas,
     file_statistics,
@@ -55,6 +56,7 @@ log = logging.getLogger(__name__)
 STAGING = "lakescore"
 _WRITABLE_FEATURES = {"appendOnly", "invariants", "timestampNtz"}
 _PLAIN_WRITER = 2
+_TURNS = 10
 _NEEDS_MAPPING = set(" ,;{}()\n\t=")
 _COLUMN_MAPPING = {"delta.columnMapping.mode": "name"}
 
@@ -217,54 +219,51 @@ class DeltaSink(PathSink):
 
     def delete(self, spark: Callable[[], SparkSession]) -> int | None:
         table = self._table()
-        before, there = self._state(table) if table is not None else (0, False)
-        if table is None or not there:
+        state = self._state(table) if table is not None else (0, False)
+        if table is None or not state[1]:
             raise gone("output.path", self._batch)
         if _is_append_only(table):
             raise OutputError(
                 f"output.path: {self.location} takes appends only (delta.appendOnly=true), so the batch {self._batch.batch_id} in it "
                 "cannot be deleted"
             )
+        for turn in range(_TURNS):
+            try:
+                self._commit_deletion(spark, state[0])
+                break
+            except Exception as error:
+                if not self._is_still(state):
+                    raise changed("output.path", self._batch, self.location) from error
+                # Another batch was appended, replaced or deleted meanwhile, or files were compacted: then once more.
+                if turn == _TURNS - 1 or "concurrent" not in str(error).lower():
+                    doing = f"output.path: the batch {self._batch.batch_id} could not be deleted from {self.location}"
+                    raise translate(error, doing, OutputError) from error
+        after = self._table()
+        if after is None or self._state(after) != (state[0], False):
+            raise changed("output.path", self._batch, self.location)
+        return int(after.version())
+
+    def _commit_deletion(self, spark: Callable[[], SparkSession], version: int) -> None:
+        """One commit without this batch's rows, marked as the deletion of what its transaction of this version has published."""
+        table = self._table()
+        assert table is not None, "it was there a moment ago"
         schema = T.StructType.fromJson(json.loads(table.schema().to_json()))
         removes = self._own_files(table) if _library_writes(table, schema) else None
-        marker = Transaction(deletion_id(self._batch.batch_id), before)
-        with translated(f"output.path: the batch {self._batch.batch_id} could not be deleted from {self.location}", OutputError):
-            try:
-                if removes is None:
-                    self._delete_through_spark(spark(), before)
-                else:
-                    properties = CommitProperties(
-                        custom_metadata={"userMetadata": user_metadata(self._batch, deletes=True)},
-                        max_commit_retries=20,
-                        app_transactions=[marker],
-                    )
-                    table.create_write_transaction(removes, "append", table.schema(), [PARTITION], commit_properties=properties)
-            except Exception as error:
-                self._refuse_changed(before, error)
-                raise
-        self._refuse_changed(before, None)
-        return None if (after := self._table()) is None else int(after.version())
+        if removes is None:
+            self._delete_through_spark(spark(), version)
+            return
+        properties = CommitProperties(
+            custom_metadata={"userMetadata": user_metadata(self._batch, deletes=True)},
+            max_commit_retries=20,
+            app_transactions=[Transaction(deletion_id(self._batch.batch_id), version)],
+        )
+        table.create_write_transaction([*removes], "append", table.schema(), [PARTITION], commit_properties=properties)
 
-    def _delete_through_spark(self, spark: SparkSession, before: int) -> None:
-        """Files that hold other rows too are written anew without this batch's; what others commit meanwhile is waited for."""
-        for last in (False, False, False, True):
-            try:
-                schema = spark.read.format("delta").load(storage.for_spark(self.location)).schema
-                marker = {"txnAppId": deletion_id(self._batch.batch_id), "txnVersion": str(before)}
-                empty_replacement(spark, schema, self._batch, **marker).save(storage.for_spark(self.location))
-            except Exception as error:
-                table = self._table()
-                if last or "concurrent" not in str(error).lower() or table is None or self._state(table) != (before, True):
-                    raise
-            else:
-                return
-
-    def _refuse_changed(self, before: int, error: Exception | None) -> None:
-        """Raise where another process has replaced or deleted the batch meanwhile, which is why the deletion failed, or missed it."""
-        table = self._table()
-        now, there = self._state(table) if table is not None else (0, False)
-        if now != before or (error is not None and not there):
-            raise changed("output.path", self._batch, self.location) from error
+    def _delete_through_spark(self, spark: SparkSession, version: int) -> None:
+        """The same by Spark: files that hold other rows too are written anew without this batch's."""
+        schema = spark.read.format("delta").load(storage.for_spark(self.location)).schema
+        marker = {"txnAppId": deletion_id(self._batch.batch_id), "txnVersion": str(version)}
+        empty_replacement(spark, schema, self._batch, **marker).save(storage.for_spark(self.location))
 
     def _table(self) -> DeltaTable | None:
         try:
@@ -318,9 +317,10 @@ class DeltaSink(PathSink):
         """Remove what crashed or defeated attempts at this batch left.
 
         Only after our own commit: from now on the log refuses theirs, so no file that a commit names can be lost. Files of a batch that
-        was replaced stay for time travel until VACUUM takes them.
+        was replaced or deleted stay for time travel until VACUUM takes them.
         """
-        if self._batch.on_rerun == "replace":
+        table = self._table()
+        if self._batch.on_rerun == "replace" or table is None or table.transaction_version(deletion_id(self._batch.batch_id)) is not None:
             return
         for other in attempts(self._root / STAGING, self._batch.batch_id):
             if other.name != handle.folder.name:
@@ -329,32 +329,40 @@ class DeltaSink(PathSink):
     def _commit(self, spark: SparkSession | None, handle: _Handle) -> None:
         adds = [_add_action(handle, file) for file in handle.files]
         schema = Schema.from_json(nullable(handle.schema).json())
-        table = self._table()
-        if table is None:
-            if self._create(adds, schema, handle):
-                return
-            table = self._table()
-        if table is None:
-            raise OutputError(f"output.path: the Delta table {self.location} could be neither created nor opened")
-        current, there = self._state(table)
-        if there and self._batch.on_rerun != "replace":
-            raise self._beaten()
-        self._require_files(handle)
-        removes: list[RemoveAction] | None = self._own_files(table) if there else []
-        if removes is None:
-            self._commit_through_spark(spark, handle)
+        if self._table() is None and self._create(adds, schema, handle):
             return
-        try:
-            table.create_write_transaction(
-                [*removes, *adds], "append", schema, [PARTITION], commit_properties=self._properties(current + 1)
-            )
-        except CommitFailedError as error:
-            if not (handle.files and self._may_be_committed(handle)):
-                raise self._lost_race(error) from error
-        except DeltaError as error:
-            if handle.files and self._may_be_committed(handle):
+        for turn in range(_TURNS):
+            table = self._table()
+            if table is None:
+                raise OutputError(f"output.path: the Delta table {self.location} could be neither created nor opened")
+            current, there = self._state(table)
+            if there and self._batch.on_rerun != "replace":
+                raise self._beaten()
+            self._require_files(handle)
+            removes: list[RemoveAction] | None = self._own_files(table) if there else []
+            if removes is None:
+                self._commit_through_spark(spark, handle)
                 return
-            raise OutputError(f"output.path: the commit to {self.location} failed: {str(error).splitlines()[0]}") from error
+            try:
+                table.create_write_transaction(
+                    [*removes, *adds], "append", schema, [PARTITION], commit_properties=self._properties(current + 1)
+                )
+                return
+            except CommitFailedError as error:
+                if handle.files and self._may_be_committed(handle):
+                    return
+                # The library also refuses where another batch was replaced or deleted meanwhile: then once more.
+                if turn == _TURNS - 1 or not self._is_still((current, there)):
+                    raise self._lost_race(error) from error
+            except DeltaError as error:
+                if handle.files and self._may_be_committed(handle):
+                    return
+                raise OutputError(f"output.path: the commit to {self.location} failed: {str(error).splitlines()[0]}") from error
+
+    def _is_still(self, state: tuple[int, bool]) -> bool:
+        """Whether nobody has changed this batch since."""
+        table = self._table()
+        return table is not None and self._state(table) == state
 
     def _create(self, adds: list[AddAction], schema: Schema, handle: _Handle) -> bool:
         """Make the table with the batch as its version 0; False where another run made the table first."""
@@ -387,16 +395,25 @@ class DeltaSink(PathSink):
         removes = []
         now = int(time.time() * 1000)
         for file in pa.table(table.get_add_actions(flatten=True)).to_pylist():
-            low, high = file.get(f"min.{BATCH}"), file.get(f"max.{BATCH}")
-            if low is None or high is None:
+            is_own = self._is_own(file)
+            if is_own is None:
                 return None
-            if low <= self._batch.batch_id <= high:
-                # Another writer's rows have no batch, and count neither as least nor as most.
-                if low != high or file.get(f"null_count.{BATCH}") != 0:
-                    return None
+            if is_own:
                 values: dict[str, str | None] = {PARTITION: str(file[f"partition.{PARTITION}"])}
                 removes.append(RemoveAction(file["path"], True, now, file["size_bytes"], values))
         return removes
+
+    def _is_own(self, file: Mapping[str, Any]) -> bool | None:
+        """Whether a file of the table holds this batch and nothing else; None where it holds other rows too, or does not tell."""
+        if str(file["path"]).startswith(f"{STAGING}/"):  # which holds one batch, perhaps without rows
+            return str(file["path"]).startswith(f"{STAGING}/{batch_prefix(self._batch.batch_id)}")
+        low, high = file.get(f"min.{BATCH}"), file.get(f"max.{BATCH}")
+        if low is None or high is None:
+            return None
+        if not low <= self._batch.batch_id <= high:
+            return False
+        # Another writer's rows have no batch, and count neither as least nor as most.
+        return True if low == high and file.get(f"null_count.{BATCH}") == 0 else None
 
     def _commit_through_spark(self, spark: SparkSession | None, handle: _Handle) -> None:
         if spark is None:
