@@ -50,15 +50,22 @@ def table(tmp_path: Path) -> Path:
     return tmp_path / "table"
 
 
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with an experiment and no runs: making one takes a second, and copying it nothing."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").create_experiment("lakescore", artifact_location=str(file.parent / "runs"))
+    return file
+
+
 @pytest.fixture
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+def client(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     """A store of this test's own, which is MLflow's default while it runs."""
     monkeypatch.chdir(tmp_path)
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setattr("lakescore.mlflow_defaults.tracking_uri", lambda: uri)
-    client = MlflowClient(uri)
-    client.create_experiment("lakescore", artifact_location=str(tmp_path / "runs"))
-    return client
+    return MlflowClient(uri)
 
 
 def _start(client: MlflowClient, batch_id: str, hours_ago: float = 0, output: Path | None = None, output_format: str = "") -> str:
