@@ -173,7 +173,7 @@ class _Examination:
         for name, one in target.beside.items():
             inside = contents(one, self._spark)
             where = str(one.table or storage.absolute(one.path or ""))
-            cases += self._broken(inside, where)
+            cases += self._broken(inside, where, live)
             if name == "quarantine":
                 cases += self._quarantined(inside, held, known, where, live)
         if known.experiment_id is None:
@@ -218,9 +218,10 @@ class _Examination:
             return _Case(replace(finding, detail=f"{finding.detail}, which is not published", remedy=again, mendable=False))
         return _Case(finding, one.mend)
 
-    def _broken(self, inside: Contents, where: str) -> list[_Case]:
-        """Files that are named and gone, or that cannot be read."""
-        found = [(f"{where} ({batch_id})", batch_id, one.broken) for batch_id, one in inside.batches.items() if one.broken]
+    def _broken(self, inside: Contents, where: str, live: set[str]) -> list[_Case]:
+        """Files that are named and gone, or that cannot be read; those of a batch that is being replaced come and go."""
+        broken = [(batch_id, one.broken) for batch_id, one in inside.batches.items() if one.broken and batch_id not in live]
+        found = [(f"{where} ({batch_id})", batch_id, files) for batch_id, files in broken]
         cases = [self._broken_batch(place, where, batch_id, files) for place, batch_id, files in found]
         for file in inside.broken:
             remedy = "put it back, or restore the table to a version before it (RESTORE TABLE)"
@@ -233,7 +234,7 @@ class _Examination:
 
     def _damaged(self, held: Contents, known: Runs, where: str, live: set[str]) -> list[_Case]:
         """Batches that are not as their runs left them."""
-        cases = self._broken(held, where)
+        cases = self._broken(held, where, live)
         for batch_id, one in held.batches.items():
             if one.broken or batch_id in live:
                 continue

@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     command = commands.get(arguments[0])
     if command is None:
-        known = listing(commands)
+        known = listing(commands, len(commands))
         return failed(ConfigError(f"unknown command {arguments[0]!r}; known: {known}.{did_you_mean(arguments[0], commands)}"))
     return command(arguments[1:])
 
