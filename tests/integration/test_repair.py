@@ -71,7 +71,7 @@ def test_a_batch_of_several_dates_is_deleted_and_scored_again(
 
 def test_after_optimize_only_its_rows_are_deleted(spark: SparkSession, run: Score, look: Callable[..., Checkup]) -> None:
     for batch_id in "abc":
-        location = run(batch_id, "source.limit=10").location
+        location = run(batch_id, "source.filter=id < 10").location
     spark.sql(f"OPTIMIZE delta.`{location}`")
     assert look().findings == ()
 
@@ -89,7 +89,7 @@ def test_a_table_with_deletion_vectors_is_counted_and_changed_by_spark(
     spark: SparkSession, run: Score, look: Callable[..., Checkup]
 ) -> None:
     for batch_id in "ab":
-        location = run(batch_id, "source.limit=10").location
+        location = run(batch_id, "source.filter=id < 10").location
     spark.sql(f"ALTER TABLE delta.`{location}` SET TBLPROPERTIES ('delta.enableDeletionVectors' = true)")
     spark.sql(f"DELETE FROM delta.`{location}` WHERE batch_id = 'a' AND id = 3")
 
@@ -98,7 +98,7 @@ def test_a_table_with_deletion_vectors_is_counted_and_changed_by_spark(
     delete_batch(location, "a", spark=spark)
 
     assert _counts(spark, location) == {"b": 10}
-    assert run("a", "source.limit=10").outcome == "scored"
+    assert run("a", "source.filter=id < 10").outcome == "scored"
     assert _counts(spark, location) == {"a": 10, "b": 10}
     assert look().findings == ()
 
@@ -107,7 +107,7 @@ def test_a_batch_that_is_compacted_at_the_same_time_is_not_taken_for_deleted(
     spark: SparkSession, run: Score, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for batch_id in "ab":
-        location = run(batch_id, "source.limit=10").location
+        location = run(batch_id, "source.filter=id < 10").location
     real = DeltaTable.create_write_transaction
 
     def late(self: DeltaTable, *args: Any, **kwargs: Any) -> None:
@@ -117,8 +117,12 @@ def test_a_batch_that_is_compacted_at_the_same_time_is_not_taken_for_deleted(
 
     monkeypatch.setattr(DeltaTable, "create_write_transaction", late)
     delete_batch(location, "b", spark=spark)
-
     assert _counts(spark, location) == {"a": 10}
+
+    run("b", "source.filter=id < 10")
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", late)
+    run("b", "source.filter=id < 7", "run.on_rerun=replace")
+    assert _counts(spark, location) == {"a": 10, "b": 7}
 
 
 @pytest.mark.parametrize("output_format", ["jsonl", "append_row"])
@@ -154,7 +158,7 @@ def test_a_table_of_the_catalog(spark: SparkSession, settings: dict[str, Any]) -
     settings["output"] = {"table": "default.repaired"}
     try:
         for batch_id in "ab":
-            score(settings, overrides=[f"run.batch_id={batch_id}", "source.limit=10"], spark=spark)
+            score(settings, overrides=[f"run.batch_id={batch_id}", "source.filter=id < 10"], spark=spark)
         score(settings, overrides=["run.batch_id=empty", "source.filter=id < 0"], spark=spark)
         spark.sql("CREATE TABLE default.lakescore_staging_a_0123456789_0123456789ab USING delta AS SELECT 1 AS x")
 

@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 STAGING = "lakescore"
 _WRITABLE_FEATURES = {"appendOnly", "invariants", "timestampNtz"}
 _PLAIN_WRITER = 2
-_TURNS = 10
+_TURNS = 20
 _NEEDS_MAPPING = set(" ,;{}()\n\t=")
 _COLUMN_MAPPING = {"delta.columnMapping.mode": "name"}
 
@@ -234,8 +234,8 @@ class DeltaSink(PathSink):
             except Exception as error:
                 if not self._is_still(state):
                     raise changed("output.path", self._batch, self.location) from error
-                # Another batch was appended, replaced or deleted meanwhile, or files were compacted: then once more.
-                if turn == _TURNS - 1 or "concurrent" not in str(error).lower():
+                # Another commit came first: then once more.
+                if turn == _TURNS - 1 or not (isinstance(error, CommitFailedError) or "concurrent" in str(error).lower()):
                     doing = f"output.path: the batch {self._batch.batch_id} could not be deleted from {self.location}"
                     raise translate(error, doing, OutputError) from error
         after = self._table()
@@ -254,7 +254,7 @@ class DeltaSink(PathSink):
             return
         properties = CommitProperties(
             custom_metadata={"userMetadata": user_metadata(self._batch, deletes=True)},
-            max_commit_retries=20,
+            max_commit_retries=_tries(removes),
             app_transactions=[Transaction(deletion_id(self._batch.batch_id), version)],
         )
         table.create_write_transaction([*removes], "append", table.schema(), [PARTITION], commit_properties=properties)
@@ -344,14 +344,13 @@ class DeltaSink(PathSink):
                 self._commit_through_spark(spark, handle)
                 return
             try:
-                table.create_write_transaction(
-                    [*removes, *adds], "append", schema, [PARTITION], commit_properties=self._properties(current + 1)
-                )
+                properties = self._properties(current + 1, _tries(removes))
+                table.create_write_transaction([*removes, *adds], "append", schema, [PARTITION], commit_properties=properties)
                 return
             except CommitFailedError as error:
                 if handle.files and self._may_be_committed(handle):
                     return
-                # The library also refuses where another batch was replaced or deleted meanwhile: then once more.
+                # Another commit came first, and this batch is as it was: then once more.
                 if turn == _TURNS - 1 or not self._is_still((current, there)):
                     raise self._lost_race(error) from error
             except DeltaError as error:
@@ -382,7 +381,7 @@ class DeltaSink(PathSink):
             return self._beaten()
         return OutputError(f"output.path: the commit to {self.location} failed: {str(error).splitlines()[0]}; run the batch again")
 
-    def _properties(self, version: int, retries: int = 20) -> CommitProperties:
+    def _properties(self, version: int, retries: int) -> CommitProperties:
         """What a commit carries. One that creates the table must not be tried again: the library would append where another has created."""
         return CommitProperties(
             custom_metadata={"userMetadata": user_metadata(self._batch)},
@@ -469,6 +468,12 @@ def empty_replacement(spark: SparkSession, schema: T.StructType, batch: Batch, *
     """A writer of no rows in place of a batch's, to a Delta table: its deletion in one commit, which says so."""
     rows = spark.createDataFrame([], nullable(schema)).write.format("delta").mode("overwrite")
     return rows.options(replaceWhere=only_rows_of(batch), userMetadata=user_metadata(batch, deletes=True), **options)
+
+
+def _tries(removes: list[RemoveAction]) -> int:
+    """How often the library may try a commit again after another one. A file that is removed may have been compacted with others meanwhile,
+    which the library does not see: then the files are chosen anew first."""
+    return 0 if removes else _TURNS
 
 
 def _add_action(handle: _Handle, file: StagedFile) -> AddAction:

@@ -147,7 +147,8 @@ def _attempt(kind: str, place: Location, *parents: Location) -> Leftover:
 
 def _below(place: Location) -> list[str]:
     """The folders of an attempt, two steps deep: ``score_date=D/batch_id=B``."""
-    return [inner.path for child in place.children() for inner in child.children()]
+    days = [child for child in place.children() if child.is_dir()] if place.is_dir() else []
+    return [inner.path for day in days for inner in day.children()]
 
 
 def _batch_in(text: str, prefix: str = "") -> str | None:
