@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lakescore import drift_cli
+from lakescore import drift_cli, repair_cli
 from lakescore.commands import Parser, failed, run_command
 from lakescore.errors import ConfigError, LakescoreError, did_you_mean, listing
 from lakescore.redact import redact
@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "register": register_main,
         "stats": drift_cli.stats_main,
         "drift": drift_cli.drift_main,
+        "doctor": repair_cli.doctor_main,
+        "delete-batch": repair_cli.delete_main,
         "setup-spark": _setup_spark,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -67,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("  register     register a model file, folder or run's artifact (see lakescore register --help)")
         print("  stats        count a data set, and keep that with the model for drift (see lakescore stats --help)")
         print("  drift        compare two data sets, or plot drift over time (see lakescore drift --help)")
+        print("  doctor       find and mend what crashed runs left (see lakescore doctor --help)")
+        print("  delete-batch delete one batch of an output (see lakescore delete-batch --help)")
         print("  setup-spark  put Delta's and Avro's jars where this environment's Spark finds them\n\noptions:\n  --version")
         return 0 if arguments else ConfigError.exit_code
     if arguments[0] == "--version":
@@ -74,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     command = commands.get(arguments[0])
     if command is None:
-        known = listing(commands)
+        known = listing(commands, len(commands))
         return failed(ConfigError(f"unknown command {arguments[0]!r}; known: {known}.{did_you_mean(arguments[0], commands)}"))
     return command(arguments[1:])
 

@@ -130,8 +130,13 @@ def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def is_batch_id(value: str) -> bool:
+    """Whether a batch may be called so."""
+    return bool(_BATCH_ID.fullmatch(value))
+
+
 def _safe_batch_id(value: str) -> str:
-    if not _BATCH_ID.fullmatch(value):
+    if not is_batch_id(value):
         raise ValueError("must be 1 to 128 letters, digits or any of . _ : + @ = ~ -, beginning with a letter or digit")
     return value
 

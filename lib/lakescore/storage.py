@@ -111,6 +111,15 @@ class File:
 
 
 @dataclass(frozen=True)
+class Extent:
+    """What lies below a folder, hidden files too: their number, bytes, and the newest change in milliseconds since 1970 (0: unknown)."""
+
+    files: int
+    size: int
+    modified_ms: int
+
+
+@dataclass(frozen=True)
 class Location:
     """A path on a file system that this process can reach."""
 
@@ -184,6 +193,13 @@ class Location:
                 yield _file(found)
             elif strict:
                 raise OSError(f"{found.path} is a pipe or a device, and no file")
+
+    def extent(self) -> Extent:
+        """How much a file or folder holds, and when something in it last changed."""
+        below = self.fs.get_file_info(pafs.FileSelector(self.path, recursive=True, allow_not_found=True)) if self.is_dir() else []
+        found = [self._info(), *below]
+        files = [info for info in found if info.type == pafs.FileType.File]
+        return Extent(len(files), sum(info.size for info in files), max(info.mtime_ns or 0 for info in found) // 1_000_000)
 
     def read_text(self) -> str:
         with self.fs.open_input_stream(self.path) as stream:

@@ -101,6 +101,19 @@ class Sink(Protocol):
     def discard(self, staged: Staged | None) -> None:
         """Remove what was staged."""
 
+    def delete(self, spark: Callable[[], SparkSession]) -> int | None:
+        """Take exactly this batch out, in one atomic step; ``find`` does not find it then, and it may be published again.
+
+        Args:
+            spark: opens a session, for tables that only Spark changes.
+
+        Returns:
+            The table's version after it, where the format has versions.
+
+        Raises:
+            OutputError: the batch is not there, or another process replaces or deletes it at the same time.
+        """
+
 
 @runtime_checkable
 class FileSink(Sink, Protocol):
@@ -180,6 +193,19 @@ def keep_only(folder: Location, names: Collection[str], batch: Batch) -> None:
 def beaten(key: str, batch: Batch) -> AlreadyPublishedError:
     """The error of a run that comes second."""
     return AlreadyPublishedError(f"{key}: the batch {batch.batch_id} was published by another run meanwhile")
+
+
+def gone(key: str, batch: Batch) -> OutputError:
+    """The error of a deletion where there is nothing to delete."""
+    return OutputError(f"{key}: the batch {batch.batch_id} is not there (any more)")
+
+
+def changed(key: str, batch: Batch, location: str) -> OutputError:
+    """The error of a deletion while another process changes the same batch."""
+    return OutputError(
+        f"{key}: another process has replaced or deleted the batch {batch.batch_id} of {location} meanwhile; look what is there, and "
+        "delete it again if it is still to go"
+    )
 
 
 def batch_prefix(batch_id: str) -> str:

@@ -40,6 +40,7 @@ from lakescore.sinks.base import (
     attempts,
     batch_prefix,
     compare_schemas,
+    gone,
     keep_only,
     staged_files,
     write_parquet,
@@ -163,6 +164,15 @@ class ParquetSink(PathSink):
                 raise self._beaten() from None
             self._tidy()
         return Published(self.location, None)
+
+    def delete(self, spark: Callable[[], SparkSession]) -> int | None:
+        """The publication of nothing in the batch's place, so that a crash in between is finished by whoever comes by."""
+        self.recover(None)
+        if not self.find(None):
+            raise gone("output.path", self._batch)
+        attempt = self._root / HIDDEN / "staging" / attempt_name(self._batch.batch_id)
+        self.publish(None, Staged(rows=0, files=0, size=0, handle=_Handle(attempt, [])))
+        return None
 
     def discard(self, staged: Staged | None) -> None:
         # Once the journal is written the batch is decided: the next run of it finishes the renames.
