@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("  register     register a model file, folder or run's artifact (see lakescore register --help)")
         print("  stats        count a data set, and keep that with the model for drift (see lakescore stats --help)")
         print("  drift        compare two data sets, or plot drift over time (see lakescore drift --help)")
-        print("  setup-spark  put Delta's and Avro's jars where this environment's Spark finds them\n\noptions:\n  --version")
+        print("  setup-spark  put Delta's, Avro's and S3's jars where this environment's Spark finds them\n\noptions:\n  --version")
         return 0 if arguments else ConfigError.exit_code
     if arguments[0] == "--version":
         print(f"lakescore {__version__}")

@@ -97,6 +97,7 @@ class DeltaSink(PathSink):
         odd = storage.closed_to_delta(self.location)
         if odd is not None:
             raise OutputError(f"output.path: a Delta table cannot be at {self.location}, because of {odd!r} in it; give another path")
+        self._options = storage.delta_options(self.location)
         self._through_spark = False
         self._merges = False
 
@@ -192,7 +193,7 @@ class DeltaSink(PathSink):
 
     def _table(self) -> DeltaTable | None:
         try:
-            return DeltaTable(self.location)
+            return DeltaTable(self.location, storage_options=self._options)
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as error:
@@ -285,7 +286,13 @@ class DeltaSink(PathSink):
         """Make the table with the batch as its version 0; False where another run made the table first."""
         try:
             create_table_with_add_actions(
-                self.location, schema, adds, mode="error", partition_by=[PARTITION], commit_properties=self._properties(1, retries=0)
+                self.location,
+                schema,
+                adds,
+                mode="error",
+                partition_by=[PARTITION],
+                storage_options=self._options,
+                commit_properties=self._properties(1, retries=0),
             )
         except (DeltaError, OSError) as error:
             if self._table() is not None:
