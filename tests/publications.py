@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from typing import Any
 
@@ -92,7 +92,5 @@ def killed_at(step: int, patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             inside.setattr(Location, name, counted(name, getattr(Location, name)))
         for name in ("put", "create", "copy", "remove"):
             inside.setattr(object_store, name, counted(name, getattr(object_store, name)))
-        try:
+        with suppress(Killed):
             yield done
-        except Killed:
-            pass

@@ -99,7 +99,7 @@ def _filesystem(bucket: str, environment: frozenset[tuple[str, str]]) -> pafs.S3
 
 @lru_cache(maxsize=16)
 def _has_bucket(bucket: str, environment: frozenset[tuple[str, str]]) -> bool:
-    found = filesystem(bucket).get_file_info(bucket).type != pafs.FileType.NotFound
+    found = bool(filesystem(bucket).get_file_info(bucket).type != pafs.FileType.NotFound)
     if not found:
         raise OSError(f"there is no bucket {bucket!r}{_at_endpoint()}; create it, or give another")
     return found
@@ -139,7 +139,8 @@ def delta_options(bucket: str) -> dict[str, str]:
 
 def spark_settings() -> dict[str, str]:
     """The same for a session of our own; a bucket's own settings (``fs.s3a.bucket.NAME.*``) win in Hadoop."""
-    settings, url, place = {}, endpoint(), region()
+    settings: dict[str, str] = {}
+    url, place = endpoint(), region()
     if url is not None:
         settings |= {"spark.hadoop.fs.s3a.endpoint": url, "spark.hadoop.fs.s3a.path.style.access": "true"}
     if place is not None:
@@ -240,9 +241,7 @@ def copy_new(source: str, target: str) -> None:
             parts = []
             for number, start in enumerate(range(0, size, _PART_BYTES), 1):
                 span = f"bytes={start}-{min(start + _PART_BYTES, size) - 1}"
-                part = client.upload_part_copy(
-                    **given, CopySource=_named(source), CopySourceRange=span, PartNumber=number, UploadId=upload
-                )
+                part = client.upload_part_copy(**given, CopySource=_named(source), CopySourceRange=span, PartNumber=number, UploadId=upload)
                 parts.append({"ETag": part["CopyPartResult"]["ETag"], "PartNumber": number})
             client.complete_multipart_upload(**given, UploadId=upload, MultipartUpload={"Parts": parts}, IfNoneMatch="*")
         except BaseException:

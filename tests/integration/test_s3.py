@@ -19,7 +19,6 @@ import mlflow
 import pandas as pd
 import pytest
 from botocore.client import BaseClient
-from publications import hidden, killed_at, open_sink, publish, shown, stage
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -27,6 +26,7 @@ import lakescore
 from lakescore import score
 from lakescore.errors import InputError, LakescoreError, ModelError, OutputError
 from lakescore.sinks.base import AlreadyPublishedError
+from publications import hidden, killed_at, open_sink, publish, shown, stage
 
 Make = Callable[..., dict[str, Any]]
 BUCKET = "lakescore-tests"
@@ -287,7 +287,6 @@ def test_wherever_a_publication_ends_the_next_run_has_it_once_and_whole(
     partial = False
     for step in range(100):
         table = f"s3a://{place}/{step}"
-        publish(table, "a", ONE)
         with killed_at(step, monkeypatch) as done:
             publish(table, "b", TWO)
         assert shown(table, "b") in ([], [1.0] * 4)
@@ -410,7 +409,7 @@ def test_two_runs_that_make_a_delta_table_at_once(client: BaseClient, place: str
 # --- what does not work is said in one line, and soon
 
 
-def test_a_bucket_that_is_not_there_is_named(client: BaseClient, config: Make, linear_uri: str, server: str) -> None:
+def test_a_bucket_that_is_not_there_is_named(s3_spark: SparkSession, config: Make, linear_uri: str, server: str) -> None:
     where = server.removeprefix("http://")
 
     for bad, error, key in (
@@ -422,21 +421,25 @@ def test_a_bucket_that_is_not_there_is_named(client: BaseClient, config: Make, l
     ):
         sections = {"model": {"uri": linear_uri}, "source": {"path": "s3a://nowhere-1/in"}, **bad}
         with pytest.raises(error, match=rf"^{key}: .*there is no bucket 'nowhere-1' at {re.escape(where)}; create it, or give another$"):
-            score(config(**sections))
+            score(config(**sections), spark=s3_spark)
     with pytest.raises(InputError, match="there is no bucket 'nowhere-1'"):
         lakescore.read("s3a://nowhere-1/out")
 
 
-def test_what_is_not_in_the_bucket_is_named(client: BaseClient, config: Make, linear_uri: str, place: str) -> None:
-    with pytest.raises(InputError, match=rf"source.path: s3a://{BUCKET}/nothing does not exist"):
-        score(config(model={"uri": linear_uri}, source={"path": f"s3a://{BUCKET}/nothing"}, output={"path": f"s3a://{place}/out"}))
-    with pytest.raises(ModelError, match=rf"model.uri: s3://{BUCKET}/nothing does not exist"):
-        score(config(model={"uri": f"s3://{BUCKET}/nothing"}, source={"path": "x"}, output={"path": f"s3a://{place}/out"}))
+def test_what_is_not_in_the_bucket_is_named(s3_spark: SparkSession, config: Make, linear_uri: str, place: str) -> None:
+    nothing, out = f"s3://{BUCKET}/nothing", {"path": f"s3a://{place}/out"}
+    with pytest.raises(InputError, match=rf"source.path: {nothing} does not exist"):
+        score(config(model={"uri": linear_uri}, source={"path": nothing}, output=out), spark=s3_spark)
+    with pytest.raises(ModelError, match=rf"model.uri: {nothing} does not exist"):
+        score(config(model={"uri": nothing}, source={"path": "x"}, output=out), spark=s3_spark)
 
 
-def test_keys_that_are_refused_are_said_and_not_shown(client: BaseClient, server: str, config: Make, linear_uri: str, place: str) -> None:
+def test_keys_that_are_refused_are_said_and_not_shown(
+    s3_spark: SparkSession, server: str, config: Make, linear_uri: str, place: str
+) -> None:
     def set_authorised(requests: bytes) -> None:
-        urllib.request.urlopen(urllib.request.Request(f"{server}/moto-api/reset-auth", data=requests, method="POST"), timeout=10).close()
+        asked = urllib.request.Request(f"{server}/moto-api/reset-auth", requests, {"Content-Type": "text/plain"})
+        urllib.request.urlopen(asked, timeout=10).close()
 
     set_authorised(b"0")
     try:
@@ -447,7 +450,7 @@ def test_keys_that_are_refused_are_said_and_not_shown(client: BaseClient, server
             ({"model": {"uri": f"s3a://{place}/model"}}, ModelError),
         ):
             with pytest.raises(error) as caught:
-                score(config(**{"model": {"uri": linear_uri}, "source": {"path": "x"}, **sections}))
+                score(config(**{"model": {"uri": linear_uri}, "source": {"path": "x"}, **sections}), spark=s3_spark)
             assert "S3 refuses the credentials, or what is asked for with them (403); they come from AWS_ACCESS_KEY_ID" in str(caught.value)
             assert KEY not in str(caught.value)
             assert SECRET not in str(caught.value)
@@ -456,7 +459,7 @@ def test_keys_that_are_refused_are_said_and_not_shown(client: BaseClient, server
 
 
 def test_a_server_that_does_not_answer_is_named_in_bounded_time(
-    client: BaseClient, config: Make, linear_uri: str, place: str, monkeypatch: pytest.MonkeyPatch
+    s3_spark: SparkSession, config: Make, linear_uri: str, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -468,11 +471,11 @@ def test_a_server_that_does_not_answer_is_named_in_bounded_time(
             {"model": {"uri": f"s3://{place}/m"}},
         ):
             with pytest.raises(LakescoreError, match=r"S3 does not answer at 127.0.0.1:\d+; check AWS_ENDPOINT_URL"):
-                score(config(**{"model": {"uri": linear_uri}, "source": {"path": "x"}, **sections}))
+                score(config(**{"model": {"uri": linear_uri}, "source": {"path": "x"}, **sections}), spark=s3_spark)
     assert time.monotonic() - start < 30
 
 
-def test_keys_in_a_path_are_refused_and_not_shown(client: BaseClient, config: Make, linear_uri: str) -> None:
+def test_keys_in_a_path_are_refused_and_not_shown(s3_spark: SparkSession, config: Make, linear_uri: str) -> None:
     with pytest.raises(LakescoreError, match="keys do not belong into a path") as caught:
-        score(config(model={"uri": linear_uri}, source={"path": f"s3a://{KEY}:{SECRET}@{BUCKET}/in"}))
+        score(config(model={"uri": linear_uri}, source={"path": f"s3a://{KEY}:{SECRET}@{BUCKET}/in"}), spark=s3_spark)
     assert SECRET not in str(caught.value)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from publications import hidden, killed_at, open_sink, publish, shown, stage
 
 from lakescore.errors import OutputError
 from lakescore.sinks import journal
 from lakescore.sinks.base import AlreadyPublishedError
 from lakescore.storage import Location
+from publications import hidden, killed_at, open_sink, publish, shown, stage
 
 ONE = {"2026-01-31": [1.0]}
 OTHER = {"2026-02-01": [1.0]}
