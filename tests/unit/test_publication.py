@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -34,10 +35,23 @@ def at(table: Path) -> Location:
     return location
 
 
-@pytest.mark.parametrize("turn", range(10))
+@pytest.mark.parametrize("locks", [True, False])
 @pytest.mark.parametrize("values", [(ONE, OTHER), (ONE, ONE), (TWO, OTHER), (TWO, TWO)])
-def test_two_runs_of_a_batch_at_once_publish_it_once(tmp_path: Path, values: tuple[dict[str, list[float]], ...], turn: int) -> None:
-    barrier, outcomes = threading.Barrier(2), []
+def test_two_runs_of_a_batch_at_once_publish_it_once(
+    tmp_path: Path, values: tuple[dict[str, list[float]], ...], locks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    barrier, meeting, outcomes = threading.Barrier(2), threading.Barrier(2), []
+    real = Location.move_to
+
+    def meet_and_move(self: Location, target: Location) -> None:
+        """Both have looked before one renames, where that can be."""
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meeting.wait(0.5)
+        real(self, target)
+
+    monkeypatch.setattr(Location, "move_to", meet_and_move)
+    if not locks:
+        monkeypatch.setattr(journal, "locked", lambda root: contextlib.nullcontext())
 
     def run(values: dict[str, list[float]]) -> None:
         sink = open_sink(str(tmp_path), "b")
@@ -59,7 +73,7 @@ def test_two_runs_of_a_batch_at_once_publish_it_once(tmp_path: Path, values: tup
     assert not (tmp_path / "_lakescore").exists()
 
 
-@pytest.mark.parametrize("turn", range(10))
+@pytest.mark.parametrize("turn", range(5))
 def test_of_two_runs_that_replace_a_batch_at_once_one_is_there(tmp_path: Path, turn: int) -> None:
     publish(str(tmp_path), "b", {"2026-01-30": [0.0], "2026-01-31": [0.0]})
     publish(str(tmp_path), "c", {"2026-01-31": [9.0]})
@@ -157,6 +171,27 @@ def test_a_journal_of_a_batch_that_another_run_has_published_is_taken_back(tmp_p
 
     assert shown(str(tmp_path), "b") == plain(tmp_path) == [1.0] * 2
     assert journal.read_all(at(tmp_path)) == []
+
+
+def test_a_run_that_looked_before_another_one_published_is_beaten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = open_sink(str(tmp_path), "b")
+    staged = stage(late, OTHER)
+    publish(str(tmp_path), "b", ONE)
+    late_staged = stage(late, OTHER)
+    real, looks = journal.files_of, []
+
+    def see_nothing_at_first(root: Location, batch_id: str) -> list[str]:
+        looks.append(batch_id)
+        return real(root, batch_id) if len(looks) > 1 else []
+
+    monkeypatch.setattr(journal, "files_of", see_nothing_at_first)
+    for attempt in (late_staged, staged):
+        with pytest.raises(AlreadyPublishedError):
+            late.publish(None, attempt)
+        late.discard(attempt)
+
+    assert plain(tmp_path) == [1.0] * 2
+    assert hidden(str(tmp_path)) == []
 
 
 def test_a_journal_whose_staged_files_are_gone_gives_the_old_rows_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
