@@ -48,7 +48,7 @@ _NO_ANSWER = re.compile(
 )
 # So that the refusal of something else is not taken for the store's.
 _OF_S3 = re.compile(
-    r"\bs3[an]?://|AWS Error|S3A?Exception|s3a\.|S3AFileSystem|botocore|ClientError|amazonaws|awssdk|object.?store", re.IGNORECASE
+    r"\bs3[an]?://|AWS Error|S3A?Exception|S3 error|s3a\.|S3AFileSystem|botocore|ClientError|amazonaws|awssdk|object.?store", re.IGNORECASE
 )
 _CHAIN = "they come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or this machine's role"
 
@@ -164,6 +164,11 @@ def reason(error: BaseException | str) -> str | None:
     return None
 
 
+def line(error: BaseException) -> str:
+    """A failure in one line: what it means, or its own first line."""
+    return reason(error) or (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _at_endpoint() -> str:
     url = endpoint()
     return f" at {urlsplit(url).hostname}:{urlsplit(url).port or ''}".rstrip(":") if url is not None else ""
@@ -271,6 +276,15 @@ def remove_below(path: str) -> None:
 def _named(path: str) -> dict[str, str]:
     bucket, _, key = path.partition("/")
     return {"Bucket": bucket, "Key": key}
+
+
+def require_client() -> None:
+    """Look whether boto3 is installed.
+
+    Raises:
+        PlatformError: it is not.
+    """
+    _client()
 
 
 def _client() -> Any:

@@ -29,6 +29,7 @@ from lakescore.errors import ConfigError
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
 # It takes local paths for URLs, more or less: %20 for a space, a backslash for a slash; at the others it panics.
 _NO_DELTA = re.compile(r"%[0-9A-Fa-f]{2}|[\\\[\]^|]")
+_ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
 _CHUNK_BYTES = 1 << 20
 _GLOB = re.compile(r"[*?\[{]")
 
@@ -57,8 +58,8 @@ def for_spark_reader(path: str) -> str:
 
 
 def closed_to_delta(path: str) -> str | None:
-    """The first character in a local path that the deltalake library reads as something else, or None."""
-    found = _NO_DELTA.search(path) if scheme_of(path) == "file" else None
+    """The first character in a path that the deltalake library reads as something else, or None."""
+    found = (_NO_DELTA if scheme_of(path) == "file" else _ENCODED).search(path)
     return found.group(0) if found else None
 
 
@@ -151,6 +152,15 @@ class Location:
     @property
     def _is_s3(self) -> bool:
         return object_store.is_s3(self.fs)
+
+    def require_writer(self) -> None:
+        """Look whether what writes to the store is installed.
+
+        Raises:
+            PlatformError: it is not.
+        """
+        if self._is_s3:
+            object_store.require_client()
 
     def exists(self) -> bool:
         return bool(self._info().type != pafs.FileType.NotFound)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
 from lakescore import object_store, session, storage
+from lakescore.errors import PlatformError
 
 
 @pytest.fixture(autouse=True)
@@ -66,3 +68,18 @@ def test_a_failure_is_said_without_the_servers_words(text: str, said: str) -> No
 @pytest.mark.parametrize("text", ["403 Forbidden", "/tmp/x: Connection refused", "AWS Error SLOW_DOWN during PutObject operation: later"])
 def test_a_failure_of_something_else_is_not_taken_for_one(text: str) -> None:
     assert object_store.reason(text) is None
+
+
+def test_a_missing_boto3_is_named_before_anything_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    root = storage.Location.of("s3a://bucket/out")
+    assert root is not None
+
+    with pytest.raises(PlatformError, match=r"writing to S3 needs boto3: pip install 'lakescore\[s3\]'"):
+        root.require_writer()
+
+
+@pytest.mark.parametrize(("path", "found"), [("s3a://bucket/a%20b", "%20"), ("s3a://bucket/a b", None), ("s3a://bucket/a[1]", None)])
+def test_a_path_that_the_delta_library_decodes_is_known(path: str, found: str | None) -> None:
+    assert storage.closed_to_delta(path) == found

@@ -23,7 +23,7 @@ from deltalake.transaction import AddAction, RemoveAction, create_table_with_add
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
-from lakescore import storage
+from lakescore import object_store, storage
 from lakescore.config import OutputConfig
 from lakescore.errors import NeedsSparkError, OutputError, listing
 from lakescore.failures import translated
@@ -199,7 +199,7 @@ class DeltaSink(PathSink):
         except (DeltaError, OSError) as error:
             if not (self._root / "_delta_log").is_dir():
                 return None
-            raise OutputError(f"output.path: the Delta table {self.location} cannot be read: {str(error).splitlines()[0]}") from error
+            raise OutputError(f"output.path: the Delta table {self.location} cannot be read: {object_store.line(error)}") from error
 
     def _check_free(self) -> None:
         self._refuse_file()
@@ -280,7 +280,7 @@ class DeltaSink(PathSink):
         except DeltaError as error:
             if handle.files and self._may_be_committed(handle):
                 return
-            raise OutputError(f"output.path: the commit to {self.location} failed: {str(error).splitlines()[0]}") from error
+            raise OutputError(f"output.path: the commit to {self.location} failed: {object_store.line(error)}") from error
 
     def _create(self, adds: list[AddAction], schema: Schema, handle: _Handle) -> bool:
         """Make the table with the batch as its version 0; False where another run made the table first."""
@@ -297,14 +297,14 @@ class DeltaSink(PathSink):
         except (DeltaError, OSError) as error:
             if self._table() is not None:
                 return bool(handle.files) and self._may_be_committed(handle)
-            raise OutputError(f"output.path: the table {self.location} could not be created: {str(error).splitlines()[0]}") from error
+            raise OutputError(f"output.path: the table {self.location} could not be created: {object_store.line(error)}") from error
         return True
 
     def _lost_race(self, error: Exception) -> OutputError:
         table = self._table()
         if table is not None and table.transaction_version(app_id(self._batch.batch_id)) is not None:
             return self._beaten()
-        return OutputError(f"output.path: the commit to {self.location} failed: {str(error).splitlines()[0]}; run the batch again")
+        return OutputError(f"output.path: the commit to {self.location} failed: {object_store.line(error)}; run the batch again")
 
     def _properties(self, version: int, retries: int = 20) -> CommitProperties:
         """What a commit carries. One that creates the table must not be tried again: the library would append where another has created."""
