@@ -369,11 +369,17 @@ class Location:
             object_store.remove([self.path])
             object_store.remove_below(self.path)
             return
-        info = self._info()
-        if info.type == pafs.FileType.Directory:
-            self.fs.delete_dir(self.path)
-        elif info.type == pafs.FileType.File:
-            self.fs.delete_file(self.path)
+        for last in (False, False, True):
+            info = self._info()
+            try:
+                if info.type == pafs.FileType.Directory:
+                    self.fs.delete_dir(self.path)
+                elif info.type == pafs.FileType.File:
+                    self.fs.delete_file(self.path)
+                return
+            except FileNotFoundError:  # another run removes the same in this moment
+                if last:
+                    raise
 
     def remove_if_empty(self) -> None:
         """Remove a folder that holds nothing, hidden files included; another run's file that lands meanwhile stays.
