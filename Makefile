@@ -56,5 +56,5 @@ $(VENV)/.demo-ready: $(VENV)/.made setup.cfg conf/constraints.txt
 
 $(VENV)/.dev-ready: $(VENV)/.made setup.cfg conf/constraints.txt
 	$(INSTALL) --editable '.[all,dev]'
-	$(BIN)/lakescore setup-spark
+	$(BIN)/lakescore setup-spark --s3
 	@touch $@ $(VENV)/.demo-ready

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("  drift        compare two data sets, or plot drift over time (see lakescore drift --help)")
         print("  doctor       find and mend what crashed runs left (see lakescore doctor --help)")
         print("  delete-batch delete one batch of an output (see lakescore delete-batch --help)")
-        print("  setup-spark  put Delta's and Avro's jars where this environment's Spark finds them\n\noptions:\n  --version")
+        print("  setup-spark  put Delta's, Avro's and S3's jars where this environment's Spark finds them\n\noptions:\n  --version")
         return 0 if arguments else ConfigError.exit_code
     if arguments[0] == "--version":
         print(f"lakescore {__version__}")

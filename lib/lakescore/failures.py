@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import unquote
 
+from lakescore import object_store
 from lakescore.errors import ConfigError, InputError, LakescoreError, ModelError, OutputError, PlatformError
 
 _MARKED = re.compile(r"\[lakescore:(?P<kind>model|input|output)\] (?P<text>.*?) \[/lakescore\]", re.DOTALL)
@@ -41,6 +42,10 @@ AVRO_MISSING = (
     "Avro is not on Spark's classpath: run `lakescore setup-spark` once in this environment, or add "
     "`--packages org.apache.spark:spark-avro_2.13:VERSION` (your Spark's version) to spark-submit"
 )
+S3_MISSING = (
+    "hadoop-aws, by which Spark reads and writes S3, is not on its classpath: run `lakescore setup-spark --s3` once in this "
+    "environment, or add `--packages org.apache.hadoop:hadoop-aws:VERSION` (the version of its hadoop-client-api jar) to spark-submit"
+)
 
 
 def mark(kind: str, text: str) -> str:
@@ -70,7 +75,10 @@ def translate(error: BaseException, doing: str, default: type[LakescoreError]) -
     marked = _MARKED.search(text)
     if marked:
         return _KINDS[marked.group("kind")](marked.group("text"))
-    return _platform_error(text) or _read_error(text, doing) or default(f"{doing}: {first_line(text)}")
+    found = _platform_error(text)
+    if found is None and (reason := object_store.reason(error)) is not None:
+        return default(f"{doing}: {reason}")
+    return found or _read_error(text, doing) or default(f"{doing}: {first_line(text)}")
 
 
 def first_line(text: str) -> str:
@@ -122,6 +130,8 @@ def _platform_error(text: str) -> LakescoreError | None:
         return PlatformError(DELTA_MISSING)
     if re.search(r"AVRO_NOT_AVAILABLE|Avro is built-in but external|DATA_SOURCE_NOT_FOUND.*\bavro\b|AVRO_NOT_LOADED", text, re.DOTALL):
         return PlatformError(AVRO_MISSING)
+    if re.search(r"S3AFileSystem not found|No FileSystem for scheme \"?s3|UnsupportedFileSystemException.*\bs3", text):
+        return PlatformError(S3_MISSING)
     if _WORKER_GONE.search(text):
         return PlatformError(
             "a worker's Python ended without a word: out of memory (give executors more, or set scoring.batch_size lower), or a crash in "

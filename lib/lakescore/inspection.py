@@ -70,6 +70,13 @@ def inspect(config: SourceConfig, data: Any = None, tolerant: bool = False) -> I
         InputError: a path does not exist, holds no file, or a file is broken, foreign or of another schema.
         ConfigError: a table's name is none, or the reader has no such option.
     """
+    try:
+        return _inspect(config, data, tolerant)
+    except OSError as error:
+        raise InputError(f"source.path: {listing(config.path or ())} cannot be read: {error}") from error
+
+
+def _inspect(config: SourceConfig, data: Any, tolerant: bool) -> Inspection:
     if config.table is not None:
         quote_table("source.table", config.table)
     if config.path is None:
@@ -295,6 +302,6 @@ def _delta_version(path: str) -> int | None:
     if storage.closed_to_delta(path) is not None:
         return None
     try:
-        return int(DeltaTable(path, without_files=True).version())
+        return int(DeltaTable(path, without_files=True, storage_options=storage.delta_options(path)).version())
     except Exception:
         return None

@@ -22,6 +22,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 from pyspark.sql.utils import is_remote
 
+from lakescore import object_store
 from lakescore.config import ScoreConfig, SparkConfig
 from lakescore.console import under_spark_submit
 from lakescore.errors import NeedsSparkError, PlatformError
@@ -53,6 +54,7 @@ _SIMPLE_TYPES: dict[str, T.DataType] = {
     **dict.fromkeys(("boolean",), T.BooleanType()),
 }
 # Spark's own catalog is in memory: a table's name would end with the process. Hive's is the cluster's, or a folder `metastore_db` here.
+_S3_ENDPOINT = "spark.hadoop.fs.s3a.endpoint"
 _LASTING_CATALOG = {"spark.sql.catalogImplementation": "hive"}
 
 
@@ -75,7 +77,7 @@ def open_session(config: SparkConfig, name: str, tables: bool = False) -> SparkS
         _use_own_python(remote)
         return _start(_configured(builder.remote(remote), config.conf), f"Spark Connect at {remote}")
     settings = _settings(config, tables)
-    _launch(settings, "Spark")
+    _launch_without_secrets(settings)
     return _start(_configured(builder, settings), "Spark")
 
 
@@ -88,20 +90,10 @@ def open_context(config: SparkConfig, name: str) -> SparkContext:
     if SparkContext._active_spark_context is not None:
         return SparkContext._active_spark_context
     settings = {"spark.app.name": name, **_settings(config, tables=False)}
-    _launch(settings, "Spark")
+    _launch_without_secrets(settings)
     context: SparkContext = _started(lambda: SparkContext.getOrCreate(SparkConf().setAll(list(settings.items()))), "Spark")
     _quiet(context)
     return context
-
-
-def _launch(settings: Mapping[str, str], what: str) -> None:
-    """Start the JVM with what is no secret: PySpark puts all settings on its command line, which every user of the machine can list.
-
-    The others follow through the gateway when the context is made.
-    """
-    public = {key: value for key, value in settings.items() if not is_secret_key(key) and redact(value) == value}
-    if len(public) < len(settings):
-        _started(lambda: SparkContext._ensure_initialized(conf=SparkConf().setAll(list(public.items()))), what)
 
 
 def _settings(config: SparkConfig, tables: bool) -> dict[str, str]:
@@ -112,7 +104,19 @@ def _settings(config: SparkConfig, tables: bool) -> dict[str, str]:
     _require_java_file()
     _hurry_launcher()
     _use_own_python(config.master or os.environ.get("MASTER", "local"))
-    return {**({"spark.master": config.master} if config.master else {}), **defaults, **config.conf}
+    return {**({"spark.master": config.master} if config.master else {}), **_object_storage(config.conf), **defaults, **config.conf}
+
+
+def _launch_without_secrets(settings: Mapping[str, str]) -> None:
+    """Start the JVM before it is told what is secret: PySpark puts all settings into its command line, which everybody on the host sees."""
+    public = [(key, value) for key, value in settings.items() if not is_secret_key(key) and redact(value) == value]
+    if len(public) < len(settings) and SparkContext._gateway is None:
+        _started(lambda: SparkContext._ensure_initialized(conf=SparkConf().setAll(public)), "Spark")
+
+
+def _object_storage(given: Mapping[str, str]) -> dict[str, str]:
+    """The S3 server and region of the environment, unless somebody has said which it is to be."""
+    return {} if any(key.startswith(_S3_ENDPOINT) for key in given) else object_store.spark_settings()
 
 
 def is_there() -> bool:
@@ -203,7 +207,7 @@ def _started(start: Callable[[], Any], what: str) -> Any:
 def _under_submit(config: SparkConfig, defaults: dict[str, str]) -> dict[str, str]:
     SparkContext._ensure_initialized()
     given, settings = dict(SparkConf().getAll()), {}
-    for key, value in {**defaults, **config.conf}.items():
+    for key, value in {**defaults, **_object_storage({**given, **config.conf}), **config.conf}.items():
         if key not in given:
             settings[key] = value
         elif key in config.conf and given[key] != value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lakescore.errors import ConfigError, InputError, LakescoreError, ModelError, OutputError, PlatformError
-from lakescore.failures import AVRO_MISSING, DELTA_MISSING, first_line, mark, translate, translated
+from lakescore.failures import AVRO_MISSING, DELTA_MISSING, S3_MISSING, first_line, mark, translate, translated
 
 STACK = "".join(f"\n\tat org.apache.spark.scheduler.Task{n}.run(Task.scala:{n})" for n in range(2_000))
 
@@ -25,6 +25,12 @@ def test_a_marked_message_is_found_inside_a_long_stack_trace(kind: str, error: t
         ("[DATA_SOURCE_NOT_FOUND] Failed to find the data source: delta.", PlatformError, DELTA_MISSING),
         ("[DELTA_CONFIGURE_SPARK_SESSION_WITH_EXTENSION_AND_CATALOG] x", PlatformError, DELTA_MISSING),
         ("Failed to find data source: avro. Avro is built-in but external data source module", PlatformError, AVRO_MISSING),
+        (
+            "java.lang.ClassNotFoundException: Class org.apache.hadoop.fs.s3a.S3AFileSystem not found",
+            PlatformError,
+            S3_MISSING,
+        ),
+        ('org.apache.hadoop.fs.UnsupportedFileSystemException: No FileSystem for scheme "s3"', PlatformError, S3_MISSING),
         (
             "ModuleNotFoundError: No module named 'sklearn'",
             PlatformError,

@@ -139,6 +139,7 @@ class PathSink:
         if root is None:
             raise OutputError(f"output.path: {self.location} is on a file system that this process cannot reach; use output.table")
         self._root = root
+        root.require_writer()
         try:
             root.exists()
         except (pa.ArrowException, OSError, ValueError) as error:

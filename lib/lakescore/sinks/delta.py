@@ -23,7 +23,7 @@ from deltalake.transaction import AddAction, RemoveAction, create_table_with_add
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import types as T
 
-from lakescore import storage
+from lakescore import object_store, storage
 from lakescore.config import OutputConfig
 from lakescore.errors import NeedsSparkError, OutputError, listing
 from lakescore.failures import translate, translated
@@ -117,6 +117,7 @@ class DeltaSink(PathSink):
         odd = storage.closed_to_delta(self.location)
         if odd is not None:
             raise OutputError(f"output.path: a Delta table cannot be at {self.location}, because of {odd!r} in it; give another path")
+        self._options = storage.delta_options(self.location)
         self._through_spark = False
         self._merges = False
 
@@ -267,13 +268,13 @@ class DeltaSink(PathSink):
 
     def _table(self) -> DeltaTable | None:
         try:
-            return DeltaTable(self.location)
+            return DeltaTable(self.location, storage_options=self._options)
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as error:
             if not (self._root / "_delta_log").is_dir():
                 return None
-            raise OutputError(f"output.path: the Delta table {self.location} cannot be read: {str(error).splitlines()[0]}") from error
+            raise OutputError(f"output.path: the Delta table {self.location} cannot be read: {object_store.line(error)}") from error
 
     def _check_free(self) -> None:
         self._refuse_file()
@@ -356,7 +357,7 @@ class DeltaSink(PathSink):
             except DeltaError as error:
                 if handle.files and self._may_be_committed(handle):
                     return
-                raise OutputError(f"output.path: the commit to {self.location} failed: {str(error).splitlines()[0]}") from error
+                raise OutputError(f"output.path: the commit to {self.location} failed: {object_store.line(error)}") from error
 
     def _is_still(self, state: tuple[int, bool]) -> bool:
         """Whether nobody has changed this batch since."""
@@ -367,19 +368,25 @@ class DeltaSink(PathSink):
         """Make the table with the batch as its version 0; False where another run made the table first."""
         try:
             create_table_with_add_actions(
-                self.location, schema, adds, mode="error", partition_by=[PARTITION], commit_properties=self._properties(1, retries=0)
+                self.location,
+                schema,
+                adds,
+                mode="error",
+                partition_by=[PARTITION],
+                storage_options=self._options,
+                commit_properties=self._properties(1, retries=0),
             )
         except (DeltaError, OSError) as error:
             if self._table() is not None:
                 return bool(handle.files) and self._may_be_committed(handle)
-            raise OutputError(f"output.path: the table {self.location} could not be created: {str(error).splitlines()[0]}") from error
+            raise OutputError(f"output.path: the table {self.location} could not be created: {object_store.line(error)}") from error
         return True
 
     def _lost_race(self, error: Exception) -> OutputError:
         table = self._table()
         if table is not None and self._state(table)[1]:
             return self._beaten()
-        return OutputError(f"output.path: the commit to {self.location} failed: {str(error).splitlines()[0]}; run the batch again")
+        return OutputError(f"output.path: the commit to {self.location} failed: {object_store.line(error)}; run the batch again")
 
     def _properties(self, version: int, retries: int) -> CommitProperties:
         """What a commit carries. One that creates the table must not be tried again: the library would append where another has created."""

@@ -18,13 +18,13 @@ from lakescore.config import OutputConfig
 from lakescore.errors import OutputError
 from lakescore.failures import translated
 from lakescore.schema import BATCH
-from lakescore.sinks import delta, parquet, rows, table
+from lakescore.sinks import delta, journal, parquet, rows, table
 from lakescore.sinks.base import Batch, batch_prefix
 from lakescore.storage import Extent, Location
 
 STAGING, JOURNAL, REPLACED, ORPHAN = "stale staging", "unfinished publication", "replaced leftover", "orphaned file"
 _ATTEMPT = re.compile(r"(?P<prefix>.+-[0-9a-f]{10}-)[0-9a-f]{12}(?:\.tmp)?")
-_BATCH_FOLDER = re.compile(rf"{BATCH}=([^/\"\\]+)")
+_BATCH_FOLDER = re.compile(rf"{BATCH}=([^/]+)")
 
 
 @dataclass(frozen=True)
@@ -104,25 +104,37 @@ def named_in_log(root: Location) -> set[str]:
 
 
 def _of_parquet(root: Location, output: OutputConfig) -> Iterator[Leftover]:
-    hidden = root / parquet.HIDDEN
-    journals = [child for child in (hidden / "journal").children() if child.name.endswith(".json") and not child.name.startswith(".")]
-    in_journals = tuple(f"{journal.name.removesuffix('.json')}-" for journal in journals)
-    for journal in journals:
-        batch_id = _batch_in(journal.read_text())
+    hidden, place = root / journal.HIDDEN, root / journal.JOURNAL
+    journals = [child for child in place.children() if child.name.endswith(".json") and not child.name.startswith(".")]
+    for found in journals:
+        batch_id = _batch_of(found)
 
-        def finish(batch_id: str | None = batch_id, place: str = journal.path) -> None:
+        def finish(batch_id: str | None = batch_id, path: str = found.path) -> None:
             if batch_id is None:
-                raise OutputError(f"output.path: {place} names no batch; look at it")
+                raise OutputError(f"output.path: {path} names no batch; look at it")
             parquet.ParquetSink(output, Batch(batch_id, "", date.min, "skip")).recover(None)
 
-        yield Leftover(JOURNAL, journal.path, journal.extent(), in_journals[journals.index(journal)], batch_id, finish)
-    for kind, name in ((STAGING, "staging"), (REPLACED, "replaced")):
-        for attempt in (hidden / name).children():
+        yield Leftover(JOURNAL, found.path, found.extent(), _prefix_of(found), batch_id, finish)
+    in_journals = tuple(map(_prefix_of, journals))
+    for kind, folder in ((STAGING, root / journal.STAGING), (REPLACED, root / journal.REPLACED)):
+        for attempt in folder.children():
             if not attempt.name.startswith(in_journals):
-                yield _attempt(kind, attempt, hidden / name, hidden, root)
-    for child in (hidden / "journal").children():
+                yield _attempt(kind, attempt, folder, hidden, root)
+    for child in place.children():
         if child not in journals:  # half-written
-            yield _attempt(STAGING, child, hidden / "journal", hidden, root)
+            yield _attempt(STAGING, child, place, hidden, root)
+
+
+def _prefix_of(found: Location) -> str:
+    return f"{found.name.removesuffix('.json')}-"
+
+
+def _batch_of(found: Location) -> str | None:
+    try:
+        batch_id = json.loads(found.read_text())["batch_id"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return batch_id if isinstance(batch_id, str) and _prefix_of(found) == batch_prefix(batch_id) else None
 
 
 def _of_row_files(folder: Location) -> Iterator[Leftover]:
