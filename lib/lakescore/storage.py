@@ -12,6 +12,7 @@ import glob
 import os
 import re
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -186,6 +187,25 @@ class Location:
             with contextlib.suppress(OSError):
                 beside.remove()
             raise
+
+    def create_text(self, text: str) -> bool:
+        """Write a small file that must not be there yet, complete or not at all.
+
+        Returns:
+            False where another has the name: of runs that race on one disk, one gets it. An object store is asked before and after, so
+            that two runs in the very same moment may both believe that they have it.
+        """
+        parent = str(PurePosixPath(self.path).parent)
+        beside = Location(self.fs, f"{parent}/.{self.name}.{uuid.uuid4().hex}.tmp")
+        beside.write_chunks([text.encode("utf-8")])
+        try:
+            beside.publish_as(self, replace=False)
+        except FileExistsError:
+            return False
+        finally:
+            with contextlib.suppress(OSError):
+                beside.remove()
+        return self.is_local or self.read_text() == text
 
     def size(self) -> int:
         """Bytes of a file."""
