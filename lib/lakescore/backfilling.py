@@ -112,8 +112,10 @@ def failure(days: Sequence[Day]) -> LakescoreError | None:
         return None
     first = failed[0]
     assert first.error is not None, "just asked"
-    others = f"; {len(failed)} dates failed, this one first" if len(failed) > 1 else ""
-    return type(first.error)(f"{first.date}: {first.error}{others}. To go on, run the same command again: dates that are done are skipped")
+    what = f"{first.date}: {first.error}"
+    others = f" ({len(failed)} dates failed, this one first)" if len(failed) > 1 else ""
+    end = "" if what.endswith((".", "?")) else "."
+    return type(first.error)(f"{what}{end}{others} To go on, run the same command again: dates that are done are skipped")
 
 
 def describe(days: Sequence[Day]) -> str:

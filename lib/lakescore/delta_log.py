@@ -21,6 +21,7 @@ from lakescore.storage import Location, absolute, closed_to_delta, scheme_of
 
 # What decides how a data file is read; all else a reader of a few of them need not know.
 _FEATURES_OF_FILES = {"columnMapping", "timestampNtz", "typeWidening", "typeWidening-preview", "variantType", "variantType-preview"}
+_OF_A_FILE = ("partitionValues", "size", "modificationTime", "stats")
 _MAPPING = ("delta.columnMapping.mode", "delta.columnMapping.maxColumnId")
 
 
@@ -131,7 +132,10 @@ def view_of(table: DeltaTable, location: str, adds: Sequence[dict[str, Any]]) ->
         "createdTime": 0,
     }
     root = _uri(location)
-    files = ({"add": {**add, "path": _whole(root, add["path"]), "dataChange": True, "tags": None}} for add in adds)
+    files = (
+        {"add": {key: add[key] for key in _OF_A_FILE if key in add} | {"path": _whole(root, add["path"]), "dataChange": True}}
+        for add in adds
+    )
     return "".join(_lines([{"protocol": versions}, {"metaData": described}, *files]))
 
 

@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 from lakescore import delta_log, planning, source, storage, watermarks
 from lakescore.catalog import quote_table, table_version
 from lakescore.config import IncrementalConfig, OutputConfig, ScoreConfig
-from lakescore.errors import ConfigError, InputError
+from lakescore.errors import ConfigError, InputError, OutputError
 from lakescore.failures import translated
 from lakescore.offsets import Entry, OffsetLog, Window, open_log
 from lakescore.schema import quoted
@@ -65,6 +65,7 @@ def take(config: ScoreConfig, spark: SparkSession | None, open_session: Open) ->
         if last is not None:
             _refuse_other_job(state, last, config)
             if last.batch_id is not None and not _is_published(config, last, spark, open_session):
+                _refuse_other_output(config, state, last, spark, open_session)
                 return _taken(config, state, last, is_left=True)
             state.tidy(last)
         found = _next(config, state, last, spark, open_session)
@@ -148,15 +149,13 @@ def _refuse_other_job(state: OffsetLog, last: Entry, config: ScoreConfig) -> Non
 
 
 def _entry(config: ScoreConfig, last: Entry | None, window: Window, has_rows: bool) -> Entry:
-    number, token = (0, uuid.uuid4().hex[:6]) if last is None else (last.number + 1, last.token)
-    prefix = str(config.run.batch_id)[:_MAX_PREFIX]
+    number = 0 if last is None else last.number + 1
     return Entry(
         number=number,
-        batch_id=f"{prefix}-{token}-{number:06d}" if has_rows else None,
+        batch_id=f"{str(config.run.batch_id)[:_MAX_PREFIX]}-{number:06d}-{uuid.uuid4().hex[:6]}" if has_rows else None,
         window=window,
         score_date=str(config.run.date),
         job=_job(config),
-        token=token,
         written={"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "lakescore": __version__},
     )
 
@@ -192,6 +191,16 @@ def _next(
     if by == "versions":
         return _next_versions(config, storage.absolute(str(_detail(session, config)["location"])), window)
     return _next_changes(config, session, window) if by == "changes" else _next_values(config, session, window)
+
+
+def _refuse_other_output(config: ScoreConfig, state: OffsetLog, pending: Entry, spark: SparkSession | None, open_session: Open) -> None:
+    """An entry is written only when the batch before it is published: without that one, the output is not what it was."""
+    before = state.before(pending)
+    if before is not None and not _is_published(config, before, spark, open_session):
+        raise OutputError(
+            f"output: {config.output.path or config.output.table} has neither the batch {pending.batch_id} nor {before.batch_id}, which "
+            f"was there before; put the output back, or remove {state.folder} too, to score everything again"
+        )
 
 
 # --- Delta versions

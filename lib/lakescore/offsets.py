@@ -80,11 +80,11 @@ class Entry:
     """One file of the log.
 
     Attributes:
-        number: its place; batch_id: the batch, None where there was nothing to score and only the place in the source moved on.
+        number: its place; batch_id: the batch, None where there was nothing to score and only the place in the source moved on. It is no
+            other entry's, also not of another log, or of one that had the same number before somebody removed it.
         window: what the batch reads.
         score_date: the batch's date (ISO), so that it has the same one whenever it is scored.
         job: whose state it is: the source, by what it is divided, and the output, as they must stay.
-        token: of this log, in all its batch IDs: another log's batches in the same output are others.
         written: when and by which version, for people.
         seen: files of all entries before, in some of the entries; None in the others.
     """
@@ -94,7 +94,6 @@ class Entry:
     window: Window
     score_date: str
     job: Mapping[str, Any]
-    token: str
     written: Mapping[str, str] = field(default_factory=dict)
     seen: tuple[File, ...] | None = None
 
@@ -125,6 +124,14 @@ class OffsetLog:
                 "another state"
             )
         return self._read(numbers[-1]) if numbers else None
+
+    def before(self, entry: Entry) -> Entry | None:
+        """The newest entry with a batch before another one."""
+        for number in range(entry.number - 1, -1, -1):
+            found = self._read(number)
+            if found.batch_id is not None:
+                return found
+        return None
 
     def files(self, last: Entry | None) -> dict[str, File]:
         """All files that batches have read or are to read, by path."""

@@ -52,9 +52,9 @@ def test_it_stops_at_the_first_date_that_fails_and_goes_on_there(conf: Path, tmp
     assert code == 4
     assert shown.err.splitlines()[-1] == (
         f"lakescore: 2026-01-31: source.path: {tmp_path}/data/2026-01-31 does not exist (looked for {tmp_path}/data/2026-01-31). Did you "
-        "mean '2026-01-30'?. To go on, run the same command again: dates that are done are skipped"
+        "mean '2026-01-30'? To go on, run the same command again: dates that are done are skipped"
     )
-    assert [line.split() for line in shown.out.splitlines()][0] == ["date", "outcome", "rows", "seconds", "batch"]
+    assert shown.out.splitlines()[0].split() == ["date", "outcome", "rows", "seconds", "batch"]
     assert [line.split()[1] for line in shown.out.splitlines()[1:]] == ["scored", "failed"]
     (tmp_path / "late").rename(tmp_path / "data" / DAYS[1])
 

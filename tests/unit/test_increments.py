@@ -6,6 +6,7 @@ import datetime as dt
 import itertools
 import logging
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Collection, Iterator
@@ -158,9 +159,8 @@ def test_each_row_is_in_the_output_once_after_any_appends_runs_and_crashes(by: s
             elif action == "last":
                 for _ in begin():
                     pass
-            elif which and int(which) < len(runs):
-                if what == "kill" or next(runs[int(which)], None) is None:
-                    runs.pop(int(which))
+            elif which and int(which) < len(runs) and (what == "kill" or next(runs[int(which)], None) is None):
+                runs.pop(int(which))
             seen = output_ids(folder, format_)
             assert seen == sorted(set(seen)), "no reader ever sees a row twice"
 
@@ -190,23 +190,29 @@ def test_the_first_batch_is_everything_and_the_next_ones_what_came_since(tmp_pat
     assert take(job(tmp_path)) is None
 
 
-def test_batch_ids_are_the_runs_name_the_state_and_a_number(tmp_path: Path) -> None:
+def test_batch_ids_are_the_runs_name_a_number_and_what_makes_them_the_entrys_own(tmp_path: Path) -> None:
     append(tmp_path, 1)
-    first, found = take(job(tmp_path)), []
-    assert first is not None
-    publish(first)
-    append(tmp_path, 2)
     other = take(job(tmp_path, state=str(tmp_path / "other")))
-    second = take(job(tmp_path))
+    first = take(job(tmp_path))
+    (tmp_path / "out_incremental" / "000000.json").unlink()
+    again = take(job(tmp_path))
 
-    for taken in (first, second, other):
+    found = [str(taken.config.run.batch_id) for taken in (other, first, again) if taken is not None]
+    assert all(name.startswith("Churn-daily-000000-") for name in found)
+    # Another state's batch must not pass for this one's, or its rows would be skipped.
+    assert len(set(found)) == 3
+
+
+def test_an_output_that_was_removed_is_not_taken_for_one_that_lacks_a_batch(tmp_path: Path) -> None:
+    for one in (1, 2):
+        append(tmp_path, one)
+        taken = take(job(tmp_path))
         assert taken is not None
-        name, _, rest = str(taken.config.run.batch_id).rpartition("-daily-")
-        assert name == "Churn"
-        found.append(rest.split("-"))
-    assert [number for _, number in found] == ["000000", "000001", "000000"]
-    # Another state's batches must not pass for this one's, or their rows would be skipped.
-    assert found[0][0] == found[1][0] != found[2][0]
+        publish(taken)
+    shutil.rmtree(tmp_path / "out")
+
+    with pytest.raises(OutputError, match=r"output: .*/out has neither the batch Churn-daily-000001-\w+ nor Churn-daily-000000-\w+, which"):
+        take(job(tmp_path))
 
 
 def test_a_batch_that_is_not_published_is_first_again_with_its_rows_and_its_date(tmp_path: Path) -> None:
@@ -371,8 +377,6 @@ def _overwrite(folder: Path) -> None:
 
 
 def _made_anew(folder: Path) -> None:
-    import shutil
-
     shutil.rmtree(folder / "source")
     for one in range(5):
         append(folder, one)
@@ -394,8 +398,8 @@ def _corrupt_state(folder: Path) -> None:
         (
             _delete,
             InputError,
-            "source.incremental.by: versions: version 1 of {source} (DELETE) removes or changes rows, and what is new cannot be told by its "
-            "files; take by: changes (it needs delta.enableChangeDataFeed), or go on behind it with start=2; either with another "
+            "source.incremental.by: versions: version 1 of {source} (DELETE) removes or changes rows, and what is new cannot be told by "
+            "its files; take by: changes (it needs delta.enableChangeDataFeed), or go on behind it with start=2; either with another "
             "source.incremental.state",
         ),
         (_overwrite, InputError, "source.incremental.by: versions: version 1 of {source} (WRITE) removes or changes rows"),

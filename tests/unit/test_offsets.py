@@ -15,7 +15,7 @@ from lakescore.storage import File
 
 def entry(number: int, **window: object) -> Entry:
     found = Window(**{"by": "versions", "to": number, **window})  # type: ignore[arg-type]
-    return Entry(number, f"job-abc123-{number:06d}", found, "2026-01-31", {"source.path": ["/a"]}, "abc123", {"at": "now"})
+    return Entry(number, f"job-{number:06d}-abc123", found, "2026-01-31", {"source.path": ["/a"]}, {"at": "now"})
 
 
 @pytest.fixture
