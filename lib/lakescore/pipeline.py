@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import date, datetime, timezone
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -100,7 +101,7 @@ def _score_what_is_new(config: ScoreConfig, spark: SparkSession | None) -> Score
 
 def _take(config: ScoreConfig, spark: SparkSession | None) -> increments.Taken | None:
     try:
-        return increments.take(config, spark, lambda: routing.open_session(config))
+        return increments.take(config, spark, partial(routing.open_session, config))
     except LakescoreError:
         with tracking.open_record(tracking.client_for(config.tracking), config):
             raise
@@ -188,7 +189,7 @@ def dry_run(
             model, settings, digests = resolve_model(config, client, scratch)
         window = None
         if config.source.incremental is not None:
-            config, window = increments.preview(config, spark, lambda: routing.open_session(config))
+            config, window = increments.preview(config, spark, partial(routing.open_session, config))
         inspection = source.inspect(config.source, data, planning.quarantines(config), window)
         sink = planning.output_sink(config, run_id="")
 

@@ -28,6 +28,7 @@ from lakescore.errors import ConfigError, InputError, LakescoreError, OutputErro
 from lakescore.increments import Taken
 from lakescore.sinks import FileSink
 from lakescore.sinks.base import Layout
+from lakescore.sinks.delta import DeltaSink
 
 SCHEMA = T.StructType(
     [T.StructField("id", T.LongType()), T.StructField("batch_id", T.StringType()), T.StructField("score_date", T.DateType())]
@@ -79,7 +80,8 @@ def steps_of(taken: Taken) -> Iterator[str]:
         return {"part-0.parquet"}
 
     try:
-        sink.check(None, SCHEMA)
+        if isinstance(sink, DeltaSink):  # which learns here how it is to be written
+            sink.check(None, SCHEMA)
         staged = sink.stage_files(SCHEMA, write)
         yield "staged"
         sink.publish(None, staged)
@@ -99,14 +101,22 @@ def run_of(config: ScoreConfig) -> Iterator[str]:
 
 
 def output_ids(folder: Path, format_: str = "delta") -> list[int]:
-    if not (folder / "out").exists():
-        return []
-    table = DeltaTable(folder / "out").to_pyarrow_table() if format_ == "delta" else pq.read_table(folder / "out")
-    return sorted(table["id"].to_pylist())
+    """What a reader of the output sees."""
+    if format_ == "delta":
+        there = (folder / "out" / "_delta_log").exists()
+        return sorted(DeltaTable(folder / "out").to_pyarrow_table()["id"].to_pylist()) if there else []
+    files = (folder / "out").glob("score_date=*/batch_id=*/*.parquet")
+    return sorted(one for file in files for one in pq.ParquetFile(file).read(["id"])["id"].to_pylist())
 
 
 def append(folder: Path, *ids: int) -> None:
     write_deltalake(folder / "source", pa.table({"id": pa.array(ids, pa.int64())}), mode="append")
+
+
+def clean_log(folder: Path, version: int) -> None:
+    """Remove a commit behind a checkpoint, as a writer does when it is old enough."""
+    DeltaTable(folder / "source").create_checkpoint()
+    (folder / "source" / "_delta_log" / f"{version:020d}.json").unlink()
 
 
 def add_file(folder: Path, name: str, *ids: int) -> Path:
@@ -124,7 +134,7 @@ ACTIONS = st.lists(
 
 
 @pytest.mark.parametrize(("by", "format_"), [("versions", "delta"), ("files", "delta"), ("files", "parquet")])
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(actions=ACTIONS)
 def test_each_row_is_in_the_output_once_after_any_appends_runs_and_crashes(by: str, format_: str, actions: list[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -165,7 +175,7 @@ def test_each_row_is_in_the_output_once_after_any_appends_runs_and_crashes(by: s
             assert seen == sorted(set(seen)), "no reader ever sees a row twice"
 
         assert output_ids(folder, format_) == list(range(total))
-        assert take(job(folder, by)) is None if format_ == "delta" else True
+        assert next(begin(), None) is None
 
 
 # --- batches
@@ -260,8 +270,8 @@ def test_versions_without_rows_move_on_so_that_their_log_may_be_cleaned_up(tmp_p
     publish(first)
     DeltaTable(tmp_path / "source").optimize.compact()
     assert take(job(tmp_path)) is None
-    (tmp_path / "source" / "_delta_log" / f"{2:020d}.json").unlink()
     append(tmp_path, 3)
+    clean_log(tmp_path, 2)
 
     second = take(job(tmp_path))
 
@@ -385,7 +395,7 @@ def _made_anew(folder: Path) -> None:
 def _log_cleaned(folder: Path) -> None:
     append(folder, 2)
     append(folder, 3)
-    (folder / "source" / "_delta_log" / f"{1:020d}.json").unlink()
+    clean_log(folder, 1)
 
 
 def _corrupt_state(folder: Path) -> None:
