@@ -175,7 +175,9 @@ def test_a_table_without_a_change_feed_is_refused_with_what_to_set(spark: SparkS
 
 
 def test_what_is_no_delta_table_has_no_changes(spark: SparkSession, tmp_path: Path) -> None:
-    spark.range(1).write.parquet(str(tmp_path / "source"))
+    add = pa.table({"id": [1]})
+    (tmp_path / "source").mkdir()
+    pq.write_table(add, tmp_path / "source" / "f.parquet")
 
     with pytest.raises(InputError, match=r"source: .*/source is .*; take source\.incremental\.by=column or files|is no Delta table"):
         Job(spark, tmp_path, path=str(tmp_path / "source"), incremental={"by": "changes"}).take()
@@ -239,22 +241,20 @@ def test_new_csv_and_text_files_are_read_as_always(spark: SparkSession, tmp_path
     ],
 )
 def test_a_column_gives_the_rows_behind_the_largest_value(spark: SparkSession, tmp_path: Path, kind: str, values: list[str]) -> None:
-    place = f"delta.`{tmp_path / 'source'}`"
-    table(spark, place, f"id int, `at x` {kind}")
-    job = Job(spark, tmp_path, path=str(tmp_path / "source"), incremental={"by": "column", "column": "at x"})
-    found = []
+    job = Job(spark, tmp_path, query="SELECT * FROM growing", incremental={"by": "column", "column": "at.x"})
+    found, rows = [], []
     for number, value in enumerate(values):
-        spark.sql(f"INSERT INTO {place} SELECT {number}, CAST({value} AS {kind})")
-        rows = job.next()
-        found.append(None if rows is None else [row[0] for row in rows])
+        rows.append(f"SELECT {number} AS id, CAST({value} AS {kind}) AS `at.x`")
+        spark.sql(" UNION ALL ".join(rows)).createOrReplaceTempView("growing")
+        found.append([row[0] for row in job.next() or ()])
 
     assert found == [[0], [1], [2]]
     assert job.next() is None
 
 
 def test_rows_without_a_value_are_counted_and_never_scored(spark: SparkSession, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    spark.sql("SELECT id, IF(id = 2, NULL, id) AS n FROM range(5)").write.parquet(str(tmp_path / "source"))
-    job = Job(spark, tmp_path, path=str(tmp_path / "source"), incremental={"by": "column", "column": "n", "start": "1"})
+    query = "SELECT id, IF(id = 2, NULL, id) AS n FROM range(5)"
+    job = Job(spark, tmp_path, query=query, incremental={"by": "column", "column": "n", "start": "1"})
 
     with caplog.at_level(logging.WARNING, "lakescore.increments"):
         assert job.next() == [(1, 1), (3, 3), (4, 4)]
@@ -262,12 +262,10 @@ def test_rows_without_a_value_are_counted_and_never_scored(spark: SparkSession, 
 
 
 def test_rows_that_come_while_a_batch_waits_are_the_next_ones(spark: SparkSession, tmp_path: Path) -> None:
-    place = f"delta.`{tmp_path / 'source'}`"
-    table(spark, place, "id int")
-    spark.sql(f"INSERT INTO {place} VALUES (1)")
-    job = Job(spark, tmp_path, query=f"SELECT * FROM {place}", incremental={"by": "column", "column": "id"})
+    job = Job(spark, tmp_path, query="SELECT * FROM growing", incremental={"by": "column", "column": "id"})
+    spark.range(1, 2).createOrReplaceTempView("growing")
     assert job.take() is not None
-    spark.sql(f"INSERT INTO {place} VALUES (2)")
+    spark.range(1, 3).createOrReplaceTempView("growing")
 
     assert [job.next(), job.next(), job.next()] == [[(1,)], [(2,)], None]
 
@@ -291,10 +289,10 @@ def test_rows_that_come_while_a_batch_waits_are_the_next_ones(spark: SparkSessio
 def test_a_column_that_is_no_watermark_is_refused(
     spark: SparkSession, tmp_path: Path, keys: dict[str, str], error: type[LakescoreError], line: str
 ) -> None:
-    spark.sql("SELECT id, double(id) AS x FROM range(3)").write.parquet(str(tmp_path / "source"))
+    query = "SELECT id, double(id) AS x FROM range(3)"
 
     with pytest.raises(error) as caught:
-        Job(spark, tmp_path, path=str(tmp_path / "source"), incremental={"by": "column", **keys}).take()
+        Job(spark, tmp_path, query=query, incremental={"by": "column", **keys}).take()
 
     assert str(caught.value) == line
 
