@@ -16,7 +16,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 SCORE = str(Path(sys.executable).parent / "lakescore")
-WAIT = 90.0
+WAIT = 240.0
 
 
 class Job:
