@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import date, datetime, timezone
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,6 +16,7 @@ from pyspark.sql import SparkSession
 from lakescore import (
     console,
     frames,
+    increments,
     job,
     monitoring,
     planning,
@@ -38,6 +40,7 @@ from lakescore.lineage import Lineage
 from lakescore.models import resolve, script
 from lakescore.models.resolve import ResolvedModel
 from lakescore.monitoring import Monitor
+from lakescore.offsets import Window
 from lakescore.planning import Plan
 from lakescore.result import ScoreResult
 from lakescore.sinks import Batch, Published, Sink, Staged, open_sink, quarantine
@@ -73,6 +76,39 @@ def score(
     """
     config = _composed(config, overrides, data)
     spark = _session_of(data, spark)
+    if config.source.incremental is not None:
+        return _score_what_is_new(config, spark)
+    return _score_one(config, spark, data)
+
+
+def _score_what_is_new(config: ScoreConfig, spark: SparkSession | None) -> ScoreResult:
+    """Score what an earlier run has begun and not published, then what is new; the result is the last one's."""
+    result = None
+    with warmup.begun(None), tracking.quiet_mlflow():
+        while (taken := _take(config, spark)) is not None:
+            result = _score_one(taken.config, spark, None, taken.window)
+            if not taken.is_left:
+                return result
+            log.warning("source: the batch %s, which another run had begun, is %s; looking for more", result.batch_id, result.outcome)
+    if result is not None:
+        return result
+    last = increments.newest(config)
+    log.info("source: %s; nothing to do", increments.nothing_new(last))
+    location = planning.output_sink(config, "").location
+    batch, day = ("", str(config.run.date)) if last is None else (last.batch_id or "", last.score_date)
+    return ScoreResult("nothing_new", "", "", batch, day, location, config.output.format)
+
+
+def _take(config: ScoreConfig, spark: SparkSession | None) -> increments.Taken | None:
+    try:
+        return increments.take(config, spark, partial(routing.open_session, config))
+    except LakescoreError:
+        with tracking.open_record(tracking.client_for(config.tracking), config):
+            raise
+
+
+def _score_one(config: ScoreConfig, spark: SparkSession | None, data: Any, window: Window | None = None) -> ScoreResult:
+    """One batch; of an incremental source, what is in the window."""
     started = datetime.now(timezone.utc)
     with (
         warmup.begun(config if spark is None and session.existing() is None else None),
@@ -80,7 +116,19 @@ def score(
         tracking.quiet_mlflow(),
         tracking.open_record(tracking.client_for(config.tracking), config) as record,
     ):
-        return _run(config, record, scratch, started, spark, data)
+        try:
+            return _run(config, record, scratch, started, spark, data, window)
+        finally:
+            _remove_scratch(window)
+
+
+def _remove_scratch(window: Window | None) -> None:
+    """What was left for Spark to read; the next run removes what cannot be removed now."""
+    place = storage.Location.of(window.scratch) if window is not None and window.scratch is not None else None
+    if place is not None:
+        with suppress(OSError):
+            place.remove()
+            storage.Location(place.fs, str(PurePosixPath(place.path).parent)).remove_if_empty()
 
 
 def replay(
@@ -117,7 +165,7 @@ def replay(
         return score(sections, spark=spark, data=rows)
     # A file is mended on the disk, and an entry script wants its path.
     paths = [row["path"] for row in rows.select("path").sort("path").collect()]
-    return score({**sections, "source": {**given, "path": paths}}, spark=spark)
+    return score({**sections, "source": {**given, "path": paths, "incremental": None}}, spark=spark)
 
 
 def dry_run(
@@ -139,7 +187,10 @@ def dry_run(
         client = tracking.client_for_looking(config.tracking, scratch)
         with tracking.quiet_mlflow():
             model, settings, digests = resolve_model(config, client, scratch)
-        inspection = source.inspect(config.source, data, planning.quarantines(config))
+        window = None
+        if config.source.incremental is not None:
+            config, window = increments.preview(config, spark, partial(routing.open_session, config))
+        inspection = source.inspect(config.source, data, planning.quarantines(config), window)
         sink = planning.output_sink(config, run_id="")
 
         def prepare(spark: SparkSession | None) -> tuple[Plan, Monitor | None]:
@@ -193,6 +244,7 @@ def _run(
     started: datetime,
     spark: SparkSession | None,
     data: Any,
+    window: Window | None,
 ) -> ScoreResult:
     if (seconds := warmup.start_seconds()) is not None:
         record.seconds["start"] = seconds
@@ -205,7 +257,7 @@ def _run(
     with record.stage("model"), progress.doing("fetching the model", screen):
         model, settings, digests = resolve_model(config, record.client, scratch)
     log.info("model: %s (%s), %.1f s", model.uri, model.flavor, record.seconds["model"])
-    inspection = source.inspect(config.source, data, planning.quarantines(config))
+    inspection = source.inspect(config.source, data, planning.quarantines(config), window)
 
     def prepare(spark: SparkSession | None) -> tuple[Plan, Monitor | None]:
         with record.stage("plan"), progress.doing("checking source and output", screen):
@@ -365,6 +417,7 @@ def _parameters(plan: Plan, inspection: Inspection) -> dict[str, Any]:
         "source.files": inspection.files,
         "source.bytes": inspection.size,
         "source.rows": inspection.rows,
+        **(inspection.window.parameters() if inspection.window is not None else {}),
         **_whereabouts(config, plan.sink),
         **tracking.package_versions(),
     }

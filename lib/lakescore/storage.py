@@ -271,10 +271,8 @@ class Location:
         parent = str(PurePosixPath(self.path).parent)
         beside = Location(self.fs, f"{parent}/.{self.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
         for last in (False, True):
-            self._make_folder(parent)
             try:
-                with self.fs.open_output_stream(beside.path) as stream:
-                    stream.write(content)
+                beside.write_chunks([content])
                 break
             except FileNotFoundError:
                 if last:  # else another run has just tidied the folder away, which was empty for a moment

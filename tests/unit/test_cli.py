@@ -40,8 +40,8 @@ def test_an_unknown_command_is_refused_with_the_nearest(capsys: Streams) -> None
 
     assert (code, capsys.readouterr().err) == (
         2,
-        "lakescore: unknown command 'scor'; known: score, replay, read, register, stats, drift, doctor, delete-batch, setup-spark. "
-        "Did you mean 'score'?\n",
+        "lakescore: unknown command 'scor'; known: score, replay, backfill, read, register, stats, drift, doctor, delete-batch, "
+        "setup-spark. Did you mean 'score'?\n",
     )
 
 
