@@ -5,6 +5,7 @@ Everything else speaks the DataFrame API only, so that it runs over Spark Connec
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -12,6 +13,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +36,7 @@ log = logging.getLogger(__name__)
 JAVA_VERSIONS = (17, 21)
 _WANTED_JAVA = " or ".join(map(str, JAVA_VERSIONS))
 _CONNECT_SECONDS = 5
+_PATIENCE_SECONDS = 15
 _INSTALL_JAVA = "install it (Debian, Ubuntu: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
 # What a session of our own starts with; the configuration and spark-submit win over it.
 _OWN_DEFAULTS = {
@@ -190,12 +194,36 @@ def _start(builder: Any, what: str) -> SparkSession:
             PySparkLogger.getLogger(name).disabled = True
         if not is_connect(session):
             _quiet(session.sparkContext)
+            _watch_for_executors(session.sparkContext)
     return session
 
 
 def _quiet(context: SparkContext) -> None:
     if not log.isEnabledFor(logging.DEBUG):
         context.setLogLevel("OFF")
+
+
+def _watch_for_executors(context: SparkContext) -> None:
+    """Have a thread say that the job waits for a first executor, which Spark would say itself, were it not quiet."""
+
+    def watch() -> None:
+        waited, pause = 0, _PATIENCE_SECONDS
+        with contextlib.suppress(Exception):  # the session has ended
+            while True:
+                time.sleep(pause)
+                waited, pause = waited + pause, pause * 2
+                if int(context._jsc.sc().getExecutorMemoryStatus().size()) > 1:  # the driver is one of them
+                    return
+                log.warning(
+                    "spark: %s has started no executor in %d s; the job waits for one, which takes free cores and %s of memory "
+                    "(spark.executor.memory)",
+                    context.master,
+                    waited,
+                    context.getConf().get("spark.executor.memory", "1g"),
+                )
+
+    if not _is_local(context.master):
+        threading.Thread(target=watch, name="lakescore-executors", daemon=True).start()
 
 
 def _started(start: Callable[[], Any], what: str) -> Any:

@@ -21,7 +21,7 @@ from mlflow.models import infer_signature
 from sklearn.tree import DecisionTreeRegressor
 
 from lakescore import score
-from support.cluster import Cluster, process_table, wait_for
+from support.cluster import Cluster, clean_environment, process_table, wait_for
 from support.pythons import make_python, pack_python
 
 ROOT = Path(__file__).parents[2]
@@ -236,7 +236,7 @@ def test_a_driver_has_lakescore_from_py_files(
     local: pd.Series,
 ) -> None:
     driver = pythons / "driver" / "bin" / "python"
-    assert subprocess.run([driver, "-c", "import lakescore"], capture_output=True, check=False).returncode == 1
+    assert subprocess.run([driver, "-c", "import lakescore"], env=clean_environment(), capture_output=True, check=False).returncode == 1
     # The README's line.
     subprocess.run([sys.executable, "-m", "zipfile", "-c", workplace / "lakescore.zip", LIB / "lakescore"], check=True)
 
