@@ -222,7 +222,7 @@ def _watch_for_executors(context: SparkContext) -> None:
                     context.getConf().get("spark.executor.memory", "1g"),
                 )
 
-    if not _is_local(context.master):
+    if not _is_local(str(context.master)):
         threading.Thread(target=watch, name="lakescore-executors", daemon=True).start()
 
 
