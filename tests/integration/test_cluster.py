@@ -170,7 +170,7 @@ def _furnished(folder: Path, settings: str) -> Path:
 def starving(cluster: Cluster, settings: str, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A job that no host has the memory for; it waits while other tests run."""
     folder = _furnished(tmp_path_factory.mktemp("starving"), settings)
-    return cluster.start_job(["--conf", "spark.executor.memory=64g", JOB], INSTALLED, folder)
+    return cluster.start_job(["--conf", "spark.executor.memory=64g", JOB, "--verbose"], INSTALLED, folder)
 
 
 @pytest.fixture
@@ -218,10 +218,10 @@ def test_executors_score_with_the_python_of_an_archive_and_without_lakescore(
         f"{archive}#environment",
         *ONE_EXECUTOR,
         JOB,
-        "scoring.engine=spark_udf",
         "errors.on_row_error=quarantine",
         "errors.error_threshold=5",
         f"source.path={sources['marred']}",
+        f"drift.reference={sources['good']}",
         **INSTALLED,
         PYSPARK_PYTHON="./environment/bin/python",
     )
@@ -237,7 +237,8 @@ def test_executors_score_with_the_python_of_an_archive_and_without_lakescore(
         assert all(Path(place).is_relative_to(cluster.folder) for place in rows[column]), rows[column].unique()
     metrics, params, _ = _record(store, answer)
     assert (metrics["rows_read"], metrics["rows_scored"], metrics["rows_quarantined"]) == (442, 440, 2)
-    assert (params["scoring.engine"], params["spark.backend"]) == ("spark_udf", "spark")
+    assert (params["scoring.engine"], params["spark.backend"]) == ("fast", "spark")
+    assert 0 < metrics["drift_metric"] < 0.1
 
 
 def test_a_driver_has_lakescore_from_py_files(
@@ -254,8 +255,8 @@ def test_a_driver_has_lakescore_from_py_files(
     # The README's line.
     subprocess.run([sys.executable, "-m", "zipfile", "-c", workplace / "lakescore.zip", LIB / "lakescore"], check=True)
 
-    overrides = ["output.format=parquet", f"drift.reference={sources['good']}"]
-    answer = submit("--py-files", "lakescore.zip", JOB, "--verbose", *overrides, PYSPARK_DRIVER_PYTHON=str(driver))
+    overrides = ["scoring.engine=spark_udf", "output.format=parquet", f"drift.reference={sources['good']}"]
+    answer = submit("--py-files", "lakescore.zip", JOB, *overrides, PYSPARK_DRIVER_PYTHON=str(driver))
 
     assert (answer.returncode, _complaints(answer)) == (0, []), answer.stdout
     rows = pd.read_parquet(workplace / "out")
@@ -263,11 +264,9 @@ def test_a_driver_has_lakescore_from_py_files(
     assert all(Path(place).is_relative_to(cluster.folder) for place in rows["loaded_from"]), rows["loaded_from"].unique()
     assert set(rows["python"]) == {str(pythons / "hosts")}
     metrics, params, artifacts = _record(store, answer)
-    assert (metrics["rows_read"], metrics["rows_written"], params["scoring.engine"]) == (442, 442, "fast")
+    assert (metrics["rows_read"], metrics["rows_written"], params["scoring.engine"]) == (442, 442, "spark_udf")
     assert metrics["drift_metric"] < 1e-6
     assert "drift_table_plot.html" in artifacts
-    # And the driver has started no workers of its own, which nobody would have asked.
-    assert "score: the rows pass Spark, because spark-submit runs the tasks on other machines" in answer.stdout
 
 
 def test_an_executor_that_is_killed_costs_no_row_and_doubles_none(cluster: Cluster, workplace: Path, diabetes: pd.DataFrame) -> None:
@@ -321,6 +320,13 @@ def test_a_job_that_waits_for_executors_says_so(cluster: Cluster, starving: Job)
 
     assert wait_for(lambda: said in starving.stdout.read_text(encoding="utf-8"), "the warning", 120)
     assert starving.process.poll() is None
+    # It has no workers on the driver, which nobody would ask.
+    assert "score: the rows pass Spark, because spark-submit runs the tasks on other machines" in starving.stdout.read_text(
+        encoding="utf-8"
+    )
+    job = [" ".join(one.command) for one in process_table().values() if one.session == starving.jvm_pid]
+    assert job
+    assert not [command for command in job if "nursery" in command]
     starving.kill()
 
 
