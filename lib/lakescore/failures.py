@@ -6,6 +6,7 @@ text with a stack trace around it.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ _CSV_SIZES = re.compile(r"Header length: (\d+), schema size: (\d+)")
 _HIDDEN_SOURCE = re.compile(r"\s*(?:at )?\[Source: REDACTED [^\]]*\]")
 _EXCEPTION = re.compile(r"^(?:[\w$]+\.)+[\w$]+(?:Exception|Error)(?:: | - )")
 _PYTHON_ERROR = re.compile(r"^(?P<error>[A-Za-z_][\w.]*(?:Error|Exception|Warning)(?::[^\n]*)?)$", re.MULTILINE)
+_NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '(?P<module>[\w.]+)'")
 _WORKER_GONE = re.compile(r"Python worker exited unexpectedly|Python worker .*\bcrashed\b|java\.io\.EOFException\s*\Z")
 DELTA_MISSING = (
     "Delta Lake is not on Spark's classpath: run `lakescore setup-spark` once in this environment, or add "
@@ -74,7 +76,7 @@ def translate(error: BaseException, doing: str, default: type[LakescoreError]) -
     text = str(error)
     marked = _MARKED.search(text)
     if marked:
-        return _KINDS[marked.group("kind")](marked.group("text"))
+        return _missing_module(marked.group("text")) or _KINDS[marked.group("kind")](marked.group("text"))
     found = _platform_error(text)
     if found is None and (reason := object_store.reason(error)) is not None:
         return default(f"{doing}: {reason}")
@@ -113,13 +115,9 @@ def _platform_error(text: str) -> LakescoreError | None:
             "the workers run another Python version than the driver: set PYSPARK_PYTHON (or spark.pyspark.python) to the "
             f"driver's Python on every host: {first_line(text)}"
         )
-    missing = re.search(r"ModuleNotFoundError: No module named '(?P<module>[\w.]+)'", text)
+    missing = _NO_MODULE.search(text)
     if missing:
-        extra = " (Pillow, of the extra lakescore[images])" if missing.group("module") == "PIL" else ""
-        return PlatformError(
-            f"the workers' Python has no module {missing.group('module')!r}{extra}: set PYSPARK_PYTHON to the environment that has "
-            "it, or ship it with --py-files or --archives"
-        )
+        return _no_module(missing.group("module"))
     if re.search(r"Cannot run program \"(?P<program>[^\"]+)\"", text):
         program = re.search(r"Cannot run program \"([^\"]+)\"", text)
         return PlatformError(
@@ -143,6 +141,26 @@ def _platform_error(text: str) -> LakescoreError | None:
     if "No space left on device" in text:
         return OutputError("no space is left on the disk: free some, or point spark.local.dir or output.path elsewhere")
     return None
+
+
+def _missing_module(text: str) -> PlatformError | None:
+    """What a model misses on a worker is the worker's fault where this Python has it, else the model's."""
+    missing = _NO_MODULE.search(text)
+    if missing is None:
+        return None
+    try:
+        found = importlib.util.find_spec(missing.group("module"))
+    except (ImportError, ValueError):
+        return None
+    return None if found is None else _no_module(missing.group("module"))
+
+
+def _no_module(module: str) -> PlatformError:
+    extra = " (Pillow, of the extra lakescore[images])" if module == "PIL" else ""
+    return PlatformError(
+        f"the workers' Python has no module {module!r}{extra}: set PYSPARK_PYTHON to the environment that has it, or ship it with "
+        "--py-files or --archives"
+    )
 
 
 def _read_error(text: str, doing: str) -> LakescoreError | None:

@@ -5,12 +5,16 @@ Everything else speaks the DataFrame API only, so that it runs over Spark Connec
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +36,8 @@ log = logging.getLogger(__name__)
 
 JAVA_VERSIONS = (17, 21)
 _WANTED_JAVA = " or ".join(map(str, JAVA_VERSIONS))
+_CONNECT_SECONDS = 5
+_PATIENCE_SECONDS = 15
 _INSTALL_JAVA = "install it (Debian, Ubuntu: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
 # What a session of our own starts with; the configuration and spark-submit win over it.
 _OWN_DEFAULTS = {
@@ -103,7 +109,9 @@ def _settings(config: SparkConfig, tables: bool) -> dict[str, str]:
         return _under_submit(config, defaults)
     _require_java_file()
     _hurry_launcher()
-    _use_own_python(config.master or os.environ.get("MASTER", "local"))
+    master = config.master or os.environ.get("MASTER", "local")
+    _require_master(master)
+    _use_own_python(master)
     return {**({"spark.master": config.master} if config.master else {}), **_object_storage(config.conf), **defaults, **config.conf}
 
 
@@ -166,6 +174,24 @@ def _use_own_python(master: str) -> None:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
 
+def _require_master(master: str) -> None:
+    """Knock at the port of a standalone master: Spark would try for a minute, and then say that its context is null."""
+    if not master.startswith("spark://"):
+        return
+    reasons = []
+    for address in master.removeprefix("spark://").split(","):
+        host, _, port = address.rpartition(":")
+        if not port.isdigit():
+            raise PlatformError(f"the Spark master {master} has no port; give one, as in spark://HOST:7077 (--master, spark.master)")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+        except OSError as error:
+            reasons.append(error.strerror or str(error))
+        else:
+            return
+    raise PlatformError(f"the Spark master {master} does not answer: {reasons[-1]}; start it, or give another (--master, spark.master)")
+
+
 def _configured(builder: Any, conf: dict[str, str]) -> Any:
     for key, value in conf.items():
         builder = builder.config(key, value)
@@ -185,12 +211,36 @@ def _start(builder: Any, what: str) -> SparkSession:
             PySparkLogger.getLogger(name).disabled = True
         if not is_connect(session):
             _quiet(session.sparkContext)
+            _watch_for_executors(session.sparkContext)
     return session
 
 
 def _quiet(context: SparkContext) -> None:
     if not log.isEnabledFor(logging.DEBUG):
         context.setLogLevel("OFF")
+
+
+def _watch_for_executors(context: SparkContext) -> None:
+    """Have a thread say that the job waits for a first executor, which Spark would say itself, were it not quiet."""
+
+    def watch() -> None:
+        waited, pause = 0, _PATIENCE_SECONDS
+        with contextlib.suppress(Exception):  # the session has ended
+            while True:
+                time.sleep(pause)
+                waited, pause = waited + pause, pause * 2
+                if int(context._jsc.sc().getExecutorMemoryStatus().size()) > 1:  # the driver is one of them
+                    return
+                log.warning(
+                    "spark: %s has started no executor in %d s; the job waits for one, which takes free cores and %s of memory "
+                    "(spark.executor.memory)",
+                    context.master,
+                    waited,
+                    context.getConf().get("spark.executor.memory", "1g"),
+                )
+
+    if not _is_local(str(context.master)):
+        threading.Thread(target=watch, name="lakescore-executors", daemon=True).start()
 
 
 def _started(start: Callable[[], Any], what: str) -> Any:
@@ -213,13 +263,34 @@ def _under_submit(config: SparkConfig, defaults: dict[str, str]) -> dict[str, st
         elif key in config.conf and given[key] != value:
             shown = (HIDDEN, HIDDEN) if is_secret_key(key) else (given[key], value)
             log.info("spark: %s=%s of spark-submit wins over the configuration's %s", key, *shown)
-    _use_own_python(given.get("spark.master", "local"))
+    master = _submitted_master(config, given)
     if config.master and config.master != given.get("spark.master"):
-        if _master_was_chosen(SparkContext, given):
-            log.info("spark: --master %s of spark-submit wins over spark.master", given.get("spark.master"))
+        if master == config.master:
+            settings["spark.master"] = master
         else:
-            settings["spark.master"] = config.master
+            log.info("spark: --master %s of spark-submit wins over spark.master", master)
+    _require_master(master)
+    _use_own_python(master)
     return settings
+
+
+def is_submitted_elsewhere(config: SparkConfig) -> bool:
+    """Whether spark-submit runs the job's tasks on other machines than this."""
+    if not under_spark_submit():
+        return False
+    SparkContext._ensure_initialized()
+    return not _is_local(_submitted_master(config, dict(SparkConf().getAll())))
+
+
+def _submitted_master(config: SparkConfig, given: dict[str, str]) -> str:
+    """The master of a job that spark-submit has started with these settings."""
+    if config.master and config.master != given.get("spark.master") and not _master_was_chosen(SparkContext, given):
+        return config.master
+    return given.get("spark.master", "local")
+
+
+def _is_local(master: str) -> bool:
+    return master.startswith("local") and not master.startswith("local-cluster")
 
 
 def print_on_jvm_stderr(line: str) -> None:
@@ -319,7 +390,7 @@ def is_one_machine(spark: SparkSession | SparkContext) -> bool:
     if not isinstance(spark, SparkContext) and is_connect(spark):
         return False
     master = str(spark.master if isinstance(spark, SparkContext) else spark.conf.get("spark.master", ""))
-    return master.startswith("local") and not master.startswith("local-cluster")
+    return _is_local(master)
 
 
 @dataclass(frozen=True)

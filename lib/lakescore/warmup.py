@@ -66,6 +66,12 @@ def begin(config: ScoreConfig, by_command: bool = False) -> None:
             _begun.pool = Pool()
         # Starting a Connect server of its own, PySpark takes SPARK_REMOTE out of the environment for a while: not beside others.
         if reason is not None and not backend.is_remote(config):
+            from lakescore import session
+
+            if _begun.pool is not None and session.is_submitted_elsewhere(config.spark):
+                # Known only now, as it is the JVM that knows; workers that were begun in vain have hardly begun.
+                _begun.pool.close()
+                _begun.pool, is_direct = None, False
             _begun.starting = _start(config, is_direct and config.drift.table is None)
 
 

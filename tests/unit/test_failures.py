@@ -19,6 +19,13 @@ def test_a_marked_message_is_found_inside_a_long_stack_trace(kind: str, error: t
     assert (type(found), str(found)) == (error, "column x: no")
 
 
+@pytest.mark.parametrize(("module", "error"), [("sklearn", PlatformError), ("no_such_module.at_all", ModelError)])
+def test_a_module_that_a_model_misses_is_the_workers_fault_where_the_driver_has_it(module: str, error: type[LakescoreError]) -> None:
+    text = f"model.uri: the model cannot be loaded on a worker: ModuleNotFoundError: No module named '{module}'"
+
+    assert type(translate(Exception(f"task{STACK}\nGuardError: {mark('model', text)}{STACK}"), "scoring", LakescoreError)) is error
+
+
 @pytest.mark.parametrize(
     ("text", "error", "line"),
     [

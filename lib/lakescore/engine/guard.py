@@ -97,7 +97,9 @@ class Guard:
         try:
             self._model = mlflow.pyfunc.load_model(os.path.join(path, "model"), suppress_warnings=True, model_config=settings)
         except BaseException as error:
-            raise GuardError("model", f"model.uri: the model cannot be loaded on a worker: {_say(error)}") from error
+            missing = _missing_module(error)
+            why = _say(error) if missing in (None, error) else f"{_say(error)} ({_say(missing)})"
+            raise GuardError("model", f"model.uri: the model cannot be loaded on a worker: {why}") from error
         hold(threads)
         if contract["method"]:
             self._model = _with_method(self._model, contract["method"])
@@ -170,6 +172,13 @@ class Guard:
             raise GuardError(
                 "model", f"the model returned {found}, which is no prediction of type {_name(self.result)}: {_say(error)}"
             ) from error
+
+
+def _missing_module(error: BaseException | None) -> ModuleNotFoundError | None:
+    """The import that failed, of which MLflow makes an error of its own; the driver looks for its words."""
+    while error is not None and not isinstance(error, ModuleNotFoundError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _require_device(device: str) -> None:
