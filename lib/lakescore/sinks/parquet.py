@@ -30,18 +30,20 @@ from lakescore.config import OutputConfig
 from lakescore.errors import NeedsSparkError, OutputError, listing
 from lakescore.failures import translated
 from lakescore.parquet_files import written_schema
-from lakescore.schema import BATCH, PARTITION
+from lakescore.schema import BATCH, PARTITION, RUN
 from lakescore.sinks.base import (
     Batch,
     Layout,
     PathSink,
     Published,
+    PublishedRows,
     Staged,
     attempt_name,
     attempts,
     batch_prefix,
     compare_schemas,
     keep_only,
+    only_text,
     staged_files,
     write_parquet,
 )
@@ -84,6 +86,12 @@ class ParquetSink(PathSink):
 
     def find(self, spark: SparkSession | None) -> bool | None:
         return bool(self._published())
+
+    def rows_of(self, spark: SparkSession | None, run_id: str) -> PublishedRows | None:
+        files = [file for path in self._published() for file in staged_files(self._place(path))]
+        if not files or any(only_text(file.footer, RUN) != run_id for file in files):
+            return None
+        return PublishedRows(sum(int(file.footer.num_rows) for file in files))
 
     def check(self, spark: SparkSession | None, schema: T.StructType) -> None:
         if (self._root / "_delta_log").is_dir():
