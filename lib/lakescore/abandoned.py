@@ -35,9 +35,7 @@ def find(client: MlflowClient, experiment_id: str, batch_id: str | None = None, 
         wanted += f" and tags.`{tracking.BATCH_TAG}` = '{batch_id}'"
     runs = client.search_runs([experiment_id], wanted, max_results=MOST)
     return [
-        run
-        for run in runs
-        if own_process.is_gone(run.data.tags) and (output is None or run.data.tags.get(tracking.OUTPUT_TAG) == output)
+        run for run in runs if own_process.is_gone(run.data.tags) and (output is None or run.data.tags.get(tracking.OUTPUT_TAG) == output)
     ]
 
 

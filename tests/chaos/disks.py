@@ -86,7 +86,7 @@ def _mount(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def _unmount(folder: Path) -> None:
-    for attempt in range(50):
+    for _ in range(50):
         if not subprocess.run(["umount", str(folder)], capture_output=True, check=False).returncode:
             return
         time.sleep(0.1)  # a process that has ended may still be on its way out

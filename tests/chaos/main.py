@@ -170,7 +170,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--faults", type=int, default=200, metavar="N", help="how many (default: 200)")
     add("--seed", type=int, default=7, help="of kinds, moments and choices (default: 7)")
     add("--only", nargs="+", choices=list(KINDS), metavar="KIND", help="; ".join(f"{name}: {kind.about}" for name, kind in KINDS.items()))
-    add("--backends", nargs="+", metavar="NAME", help="embedded, spark, udf (rows pass Spark), submit (spark-submit), cluster; default: all")
+    add("--backends", nargs="+", metavar="NAME", help="embedded, spark, udf (rows pass Spark), submit, cluster; default: all")
     add("--repeat", metavar="KIND:FORMAT:BACKEND:SEED", help="one fault again")
     add("--rows", type=int, default=20_000, metavar="N", help="rows of a batch (default: 20000)")
     add("--at-once", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="faults at once (default: 2)")
