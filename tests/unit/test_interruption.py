@@ -28,11 +28,15 @@ def test_a_signal_is_raised_with_its_exit_code(name: str) -> None:
 
 def test_a_signal_waits_for_the_end_of_what_is_held() -> None:
     done = []
-    with pytest.raises(Interrupted), ends_by_signals():
+
+    def work() -> None:
         with held():
             os.kill(os.getpid(), signal.SIGTERM)
             done.append("all of it")
         done.append("more")
+
+    with pytest.raises(Interrupted), ends_by_signals():
+        work()
 
     assert done == ["all of it"]
 
@@ -45,19 +49,26 @@ def test_a_signal_that_comes_while_the_last_thing_is_done_stops_nothing() -> Non
 
 
 def test_a_last_thing_that_fails_leaves_its_own_error() -> None:
-    with pytest.raises(ValueError, match="disk"), ends_by_signals(), held(last=True):
+    def fail() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         raise ValueError("disk")
 
+    with pytest.raises(ValueError, match="disk"), ends_by_signals(), held(last=True):
+        fail()
 
-def test_a_second_signal_does_not_interrupt_the_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    cleaned = []
-    with pytest.raises(Interrupted), ends_by_signals():
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-        finally:
-            os.kill(os.getpid(), signal.SIGTERM)
-            cleaned.append("up")
+
+def _end_twice(cleaned: list[str]) -> None:
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        cleaned.append("up")
+
+
+def test_a_second_signal_does_not_interrupt_the_clean_up() -> None:
+    cleaned: list[str] = []
+    with pytest.raises(Interrupted, match="SIGTERM"), ends_by_signals():
+        _end_twice(cleaned)
 
     assert cleaned == ["up"]
 
@@ -65,10 +76,7 @@ def test_a_second_signal_does_not_interrupt_the_clean_up(monkeypatch: pytest.Mon
 def test_a_clean_up_that_hangs_can_be_interrupted_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interruption, "_AGAIN_SECONDS", 0.0)
     with pytest.raises(Interrupted, match="SIGINT"), ends_by_signals():
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-        finally:
-            os.kill(os.getpid(), signal.SIGINT)
+        _end_twice([])
 
 
 def test_signals_that_are_ignored_stay_ignored() -> None:
