@@ -41,6 +41,7 @@ class _Handler:
         self.reason: str | None = None
         self._held = 0
         self._pending: int | None = None
+        self._asked: int | None = None
         self._raised = float("-inf")
         self._is_done = False
 
@@ -48,12 +49,15 @@ class _Handler:
         if self._held or self._is_done:
             self._pending = self._pending or number
         elif time.monotonic() - self._raised > _AGAIN_SECONDS:
-            self._raised = time.monotonic()
+            self._asked, self._raised = number, time.monotonic()
             _forget_call()
             raise Interrupted(number, self.reason)
 
     @contextmanager
     def held(self, last: bool) -> Iterator[None]:
+        if self._asked is not None and not self._held and sys.exc_info()[1] is None:
+            # Nobody is on the way out: Python swallows what is raised in a finalizer, and imports have many.
+            raise Interrupted(self._asked, self.reason)
         self._held += 1
         try:
             yield

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -216,7 +217,7 @@ class Location:
         content = text.encode("utf-8")
         parent = str(PurePosixPath(self.path).parent)
         self.fs.create_dir(parent, recursive=True)
-        beside = Location(self.fs, f"{parent}/.{self.name}.{os.getpid()}.tmp")
+        beside = Location(self.fs, f"{parent}/.{self.name}.{uuid.uuid4().hex[:12]}.tmp")
         try:
             with self.fs.open_output_stream(beside.path) as stream:
                 stream.write(content)
@@ -225,6 +226,13 @@ class Location:
             with contextlib.suppress(OSError):
                 beside.remove()
             raise
+
+    def remove_unfinished(self) -> None:
+        """Remove what a ``write_text`` that was killed left beside the file."""
+        parent = Location(self.fs, str(PurePosixPath(self.path).parent))
+        for other in parent.children():
+            if other.name.startswith(f".{self.name}.") and other.name.endswith(".tmp"):
+                other.remove()
 
     def size(self) -> int:
         """Bytes of a file."""
@@ -310,6 +318,13 @@ class Location:
             self.fs.delete_dir(self.path)
         elif info.type == pafs.FileType.File:
             self.fs.delete_file(self.path)
+
+    def remove_empty(self) -> None:
+        """Remove a folder and those in it, as far as they hold no files; as ``remove_if_empty`` does."""
+        if self.is_local and self.is_dir():
+            for child in self.children():
+                child.remove_empty()
+            self.remove_if_empty()
 
     def remove_if_empty(self) -> None:
         """Remove a folder that holds nothing, hidden files included; another run's file that lands meanwhile stays.

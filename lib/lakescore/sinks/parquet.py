@@ -77,12 +77,25 @@ class ParquetSink(PathSink):
 
     def recover(self, spark: SparkSession | None) -> None:
         journal = self._journal
+        replaced = list(attempts(self._root / HIDDEN / "replaced", self._batch.batch_id))
+        # Looked for after what was replaced: a run that is at it has written its journal before.
         if not journal.exists():
+            self._recover_tidying(replaced)
             return
         moves: list[Move] = [(source, target) for source, target in json.loads(journal.read_text())]
         log.info("output: finishing the interrupted publication of batch %s (%d renames)", self._batch.batch_id, len(moves))
         self._apply(moves, finishing=True)
         self._tidy()
+
+    def _recover_tidying(self, replaced: list[storage.Location]) -> None:
+        """Remove what a run left that was killed when it had published, and before it had tidied up."""
+        staging = list(attempts(self._root / HIDDEN / "staging", self._batch.batch_id))
+        if (replaced or staging) and self._published():
+            for attempt in replaced:
+                self._remove(attempt)
+            for attempt in staging:
+                attempt.remove_empty()  # one with files may be another run's, which is at work
+            self._remove_hidden_if_empty()
 
     def find(self, spark: SparkSession | None) -> bool | None:
         return bool(self._published())
@@ -238,12 +251,16 @@ class ParquetSink(PathSink):
         for kind in ("staging", "replaced"):
             for attempt in attempts(self._root / HIDDEN / kind, self._batch.batch_id):
                 self._remove(attempt)
-        for kind in ("staging", "replaced", "journal"):
-            (self._root / HIDDEN / kind).remove_if_empty()
-        (self._root / HIDDEN).remove_if_empty()
+        self._journal.remove_unfinished()
+        self._remove_hidden_if_empty()
         for day in self._root.children():
             if day.name.startswith(f"{PARTITION}="):
                 day.remove_if_empty()
+
+    def _remove_hidden_if_empty(self) -> None:
+        for kind in ("staging", "replaced", "journal"):
+            (self._root / HIDDEN / kind).remove_if_empty()
+        (self._root / HIDDEN).remove_if_empty()
 
     def _remove(self, folder: storage.Location) -> None:
         self._remove_attempt(folder, self._root / HIDDEN / "staging", self._root / HIDDEN, self._root)
