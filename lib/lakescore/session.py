@@ -247,7 +247,7 @@ def _apart(do: Callable[[], object]) -> None:
 
 def forget_call() -> None:
     """Close this thread's connection to Spark's JVM where an answer is waited for: it would be taken for that to the next question."""
-    gateway = SparkContext._gateway
+    gateway: Any = SparkContext._gateway
     with contextlib.suppress(Exception):
         client = gateway._gateway_client
         connection = client.get_thread_connection()

@@ -109,15 +109,16 @@ class Case:
     def replaces(self, batch: str) -> None:
         """An earlier batch is no more to stay: another one takes its place, as a whole."""
         self.replaced[batch] = self.earlier.pop(batch)
-        self._read_anew()
+        self.read_anew()
 
     def without_table(self) -> None:
         """The jobs are to make the table."""
         shutil.rmtree(self.table)
         self.earlier.clear()
-        self._read_anew()
+        self.read_anew()
 
-    def _read_anew(self) -> None:
+    def read_anew(self) -> None:
+        """Forget what the reader has seen so far: the table was made another one."""
         self.reader.stop()
         self.begin_reading()
 

@@ -184,6 +184,7 @@ def _kill_executor(case: Case) -> None:
 def _fill_output(case: Case) -> None:
     """The output's disk has room for a part of the batch, or for all of it and not for its commit."""
     case.stack.enter_context(disks.small_disk(case.table))
+    case.read_anew()
     size = case.world.sizes[case.fault.format]
     free = int(case.random.choice((case.random.uniform(0, size), size + case.random.uniform(-8_192, 40_960))))
     _fill(case, case.table, max(free, 0))
@@ -215,6 +216,7 @@ def _fill(case: Case, folder: Path, free: int) -> None:
 def _turn_read_only(case: Case) -> None:
     """The output turns read-only before the job or while it runs."""
     case.stack.enter_context(disks.may_turn_read_only(case.table))
+    case.read_anew()
     case.mend = lambda: disks.turn(case.table, "rw")
     if case.random.random() < 0.3:
         case.said, case.hit = "from the start", disks.turn(case.table, "ro")
@@ -305,7 +307,7 @@ KINDS: dict[str, Kind] = {
     "append-2": Kind("two jobs append to one date", _append(2), {"embedded": 5, "udf": 1}, tidy=False),
     "append-4": Kind("four jobs append to one date", _append(4), {"embedded": 1}, tidy=False),
     "same-batch": Kind("two or three jobs of one batch", _same_batch, {"embedded": 7, "udf": 1}, tidy=False),
-    "replace": Kind("kill -9 of a driver that replaces", _kill_replacing, {"embedded": 3}, formats=("parquet",), tidy=False),
+    "replace": Kind("kill -9 of a driver that replaces", _kill_replacing, {"spark": 1}, tidy=False),
 }
 # How often each, of 200.
 WEIGHTS = {

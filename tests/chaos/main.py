@@ -139,7 +139,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Jobs would inherit that they ignore it.
             signal.signal(number, lambda *_: sys.exit(130))
     start = time.monotonic()
-    folder = Path(tempfile.mkdtemp(prefix="lakescore-chaos-"))
+    folder = options.folder.resolve() if options.folder else Path(tempfile.mkdtemp(prefix="lakescore-chaos-"))
+    folder.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []
     lab = None
     try:
@@ -153,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         if lab is not None:
             lab.close()
-        if not any(one.problems for one in outcomes):
+        if not options.folder and not any(one.problems for one in outcomes):
             shutil.rmtree(folder, ignore_errors=True)
     seconds = time.monotonic() - start
     if options.json:
@@ -174,6 +175,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--repeat", metavar="KIND:FORMAT:BACKEND:SEED", help="one fault again")
     add("--rows", type=int, default=20_000, metavar="N", help="rows of a batch (default: 20000)")
     add("--at-once", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="faults at once (default: 2)")
+    add("--folder", type=Path, help="keep what all faults share there, and use it again; default: a temporary folder")
     add("--json", type=Path, metavar="FILE", help="every fault, as JSON")
     options = parser.parse_args(argv)
     if min(options.faults, options.rows, options.at_once) < 1:

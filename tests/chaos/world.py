@@ -55,8 +55,13 @@ class World:
 
 
 def make(folder: Path, rows: int) -> World:
-    """Make it all, with real runs."""
-    world = World(folder, rows)
+    """Make it all, with real runs; what was made in this folder before is used again."""
+    world, made = World(folder, rows), folder / f"made-{rows}.json"
+    if made.exists():
+        world.sizes.update(json.loads(made.read_text(encoding="utf-8")))
+        return world
+    for old in ("source", "earlier", "model", *(f"{kind}-{name}" for kind in ("template", "trial") for name in FORMATS)):
+        shutil.rmtree(folder / old, ignore_errors=True)
     _write_rows(world.source, rows, FILES)
     _write_rows(folder / "earlier", EARLIER_ROWS, 1)
     _save_model(world.model)
@@ -70,6 +75,9 @@ def make(folder: Path, rows: int) -> World:
         _score(world, trial, format_, "trial", DATE, world.source)
         files = [path for path in (trial / "table").rglob("*.parquet") if "earlier" not in str(path)]
         world.sizes[format_] = sum(path.stat().st_size for path in files)
+    for old in folder.glob("made-*.json"):
+        old.unlink()
+    made.write_text(json.dumps(world.sizes), encoding="utf-8")
     return world
 
 
