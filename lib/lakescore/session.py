@@ -350,11 +350,21 @@ def runtime_conf(spark: SparkSession, **conf: str | None) -> Iterator[None]:
             spark.conf.set(key, value)
         yield
     finally:
-        for key, old in before.items():
-            if old is None:
-                spark.conf.unset(key)
-            else:
-                spark.conf.set(key, old)
+        with _unless_gone("its options are as the job had them"):
+            for key, old in before.items():
+                if old is None:
+                    spark.conf.unset(key)
+                else:
+                    spark.conf.set(key, old)
+
+
+@contextmanager
+def _unless_gone(what: str) -> Iterator[None]:
+    """What is put back when the work is done: a Spark that has died meanwhile has nothing to put back, and what was done is done."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("spark: %s: %s", what, str(error).splitlines()[0] if str(error) else type(error).__name__)
 
 
 def is_connect(spark: SparkSession) -> bool:
@@ -383,7 +393,8 @@ def persisted(df: DataFrame) -> Iterator[DataFrame]:
     try:
         yield kept
     finally:
-        kept.unpersist()
+        with _unless_gone("rows that were kept on the workers' disks stay there"):
+            kept.unpersist()
 
 
 def is_one_machine(spark: SparkSession | SparkContext) -> bool:

@@ -94,6 +94,8 @@ def check_staging(case: Case, when: str) -> None:
     is_delta = case.fault.format == "delta"
     hidden = case.table / ("lakescore" if is_delta else "_lakescore")
     named = _ever_named(case.table) if is_delta else set()
+    # Hadoop keeps a checksum beside each file that it writes to a local disk.
+    named |= {str(Path(name).with_name(f".{Path(name).name}.crc")) for name in named}
     left = [name for path in hidden.rglob("*") if path.is_file() and (name := str(path.relative_to(case.table))) not in named]
     empty = [str(path.relative_to(case.table)) for path in case.table.rglob("*") if path.is_dir() and not any(path.iterdir())]
     # A file of the log under its temporary name, as the Delta library writes it.
