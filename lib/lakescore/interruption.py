@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP")
-_PARENT_SECONDS = 0.2
+PARENT_SECONDS = 0.2
 # A signal that some code has swallowed, or a clean-up that hangs: asked again after so long, the run is interrupted again.
 _AGAIN_SECONDS = 5.0
 
@@ -103,7 +103,7 @@ def ends_by_signals(with_parent: bool = False) -> Iterator[None]:
 
 
 def _end_with_parent(handler: _Handler, parent: int, over: threading.Event) -> None:
-    while not over.wait(_PARENT_SECONDS):
+    while not over.wait(PARENT_SECONDS):
         if os.getppid() != parent:
             handler.reason = "ended because spark-submit has ended"
             os.kill(os.getpid(), signal.SIGTERM)

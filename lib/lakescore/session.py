@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 JAVA_VERSIONS = (17, 21)
 # Cancelled tasks, and a JVM that ends, are waited for so long.
 _END_SECONDS = 10.0
+_PARENT = os.getppid()
 _WANTED_JAVA = " or ".join(map(str, JAVA_VERSIONS))
 _INSTALL_JAVA = "install it (Debian, Ubuntu: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
 # What a session of our own starts with; the configuration and spark-submit win over it.
@@ -296,10 +297,13 @@ def _is_end(error: BaseException | None) -> bool:
 
 
 def _wait_for_end() -> None:
+    """Wait until the JVM is gone: a child of this process, or under spark-submit its parent."""
     process = getattr(SparkContext._gateway, "proc", None)
     until = time.monotonic() + _END_SECONDS
-    while time.monotonic() < until and (process is None or process.poll() is None):
+    while time.monotonic() < until and os.getppid() == _PARENT and (process is None or process.poll() is None):
         time.sleep(0.05)
+    if os.getppid() != _PARENT:
+        time.sleep(2 * interruption.PARENT_SECONDS)  # a command is interrupted meanwhile
 
 
 def _master_was_chosen(context: Any, given: dict[str, str]) -> bool:

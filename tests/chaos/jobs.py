@@ -15,7 +15,7 @@ from pathlib import Path
 
 from chaos.world import MARK
 
-JOB_SECONDS = 150.0
+JOB_SECONDS = 300.0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from chaos import world
 from chaos.case import Case
 
-_START_SECONDS = 60.0
+_START_SECONDS = 180.0
 
 
 @dataclass
