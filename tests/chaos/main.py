@@ -71,8 +71,8 @@ class Outcome:
 class Lab:
     """What the faults share: the world, readers, and a cluster once one is needed, for one fault at a time."""
 
-    def __init__(self, made: World) -> None:
-        self.world = made
+    def __init__(self, made: World, until: float) -> None:
+        self.world, self.until = made, until
         self.before = {name: checking.digests(name, made.template(name) / "table", world.EARLIER) for name in FORMATS}
         self._stack = ExitStack()
         self._cluster: Cluster | None = None
@@ -96,8 +96,10 @@ class Lab:
         for reader in self._readers:
             reader.close()
 
-    def inject(self, fault: Fault) -> Outcome:
-        """One fault, tried again while its moment does not come."""
+    def inject(self, fault: Fault) -> Outcome | None:
+        """One fault, tried again while its moment does not come; None: there was no time left for it."""
+        if time.monotonic() > self.until:
+            return None
         for attempt in range(TRIES):
             tried = Fault(fault.kind, fault.format, fault.backend, fault.seed + 1_000_000 * attempt)
             if fault.backend == "cluster":
@@ -145,12 +147,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     lab = None
     try:
         chosen = [_named(options.repeat)] if options.repeat else _schedule(options, folder)
-        lab = Lab(world.make(folder, options.rows))
+        lab = Lab(world.make(folder, options.rows), start + 60 * options.minutes)
         print(f"{len(chosen)} faults, seed {options.seed}, {options.at_once} at once, {options.rows:,} rows in a batch", flush=True)
         with ThreadPoolExecutor(options.at_once) as pool:
             for done in pool.map(lab.inject, chosen):
-                outcomes.append(done)
-                print(_line(len(outcomes), done), flush=True)
+                if done is not None:
+                    outcomes.append(done)
+                    print(_line(len(outcomes), done), flush=True)
     finally:
         if lab is not None:
             lab.close()
@@ -175,6 +178,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--repeat", metavar="KIND:FORMAT:BACKEND:SEED", help="one fault again")
     add("--rows", type=int, default=20_000, metavar="N", help="rows of a batch (default: 20000)")
     add("--at-once", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="faults at once (default: 2)")
+    add(
+        "--minutes", type=float, default=float("inf"), metavar="N", help="inject no more after so long; default: all, however long it takes"
+    )
     add("--folder", type=Path, help="keep what all faults share there, and use it again; default: a temporary folder")
     add("--json", type=Path, metavar="FILE", help="every fault, as JSON")
     options = parser.parse_args(argv)
