@@ -87,7 +87,8 @@ class Lab:
 
             own = world.environment(self.world.folder, "cluster")
             path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-            made = Cluster(self.world.folder / "cluster", environment={"PATH": path, "PYTHONPATH": own["PYTHONPATH"]})
+            folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="cluster-", dir=self.world.folder)))
+            made = Cluster(folder / "cluster", environment={"PATH": path, "PYTHONPATH": own["PYTHONPATH"]})
             self._cluster = self._stack.enter_context(made)
         return self._cluster
 
