@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from lakescore import console
 from lakescore.errors import ConfigError, LakescoreError
+from lakescore.interruption import Interrupted, ends_by_signals
 from lakescore.redact import redact
 
 
@@ -39,7 +40,11 @@ def run_command(
         options = parse(list(sys.argv[1:] if argv is None else argv))
         verbose = options.verbose
         configure_logging(verbose)
-        return _run_to_its_end(run, options)
+        with ends_by_signals(with_parent=console.under_spark_submit()):
+            return _run_to_its_end(run, options)
+    except Interrupted as interrupted:
+        console.complain(f"lakescore: {interrupted}")
+        return interrupted.exit_code
     except LakescoreError as error:
         return failed(error, verbose)
     except KeyboardInterrupt:

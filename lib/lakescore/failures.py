@@ -35,6 +35,11 @@ _EXCEPTION = re.compile(r"^(?:[\w$]+\.)+[\w$]+(?:Exception|Error)(?:: | - )")
 _PYTHON_ERROR = re.compile(r"^(?P<error>[A-Za-z_][\w.]*(?:Error|Exception|Warning)(?::[^\n]*)?)$", re.MULTILINE)
 _NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '(?P<module>[\w.]+)'")
 _WORKER_GONE = re.compile(r"Python worker exited unexpectedly|Python worker .*\bcrashed\b|java\.io\.EOFException\s*\Z")
+# What is said by the gateway to a JVM that is gone, and by a JVM that is shutting down.
+END_OF_JVM = re.compile(
+    r"Answer from Java side is empty|\AError while sending|trying to connect to the Java server|SparkContext was shut down|"
+    r"\A\[Errno \d+\] Connection refused\Z|Cannot call methods on a stopped SparkContext"
+)
 DELTA_MISSING = (
     "Delta Lake is not on Spark's classpath: run `lakescore setup-spark` once in this environment, or add "
     "`--packages io.delta:delta-spark_4.2_2.13:4.4.0 --conf spark.sql.extensions=io.delta.sql.DeltaSparkSessionExtension "
@@ -135,6 +140,8 @@ def _platform_error(text: str) -> LakescoreError | None:
             "a worker's Python ended without a word: out of memory (give executors more, or set scoring.batch_size lower), or a crash in "
             "the model's native code"
         )
+    if END_OF_JVM.search(text):
+        return PlatformError("Spark's driver has ended: it was stopped, killed, or out of memory (give it more: spark.driver.memory)")
     denied = re.search(r"(?:Permission denied|Read-only file system|Mkdirs failed to create)[^\n]*", text)
     if denied and "FAILED_READ_FILE" not in text:
         return OutputError(f"the output cannot be written: {denied.group(0)}; check the permissions of output.path")

@@ -14,9 +14,11 @@ from mlflow import MlflowClient
 from pyspark.sql import SparkSession
 
 from lakescore import (
+    abandoned,
     console,
     frames,
     increments,
+    interruption,
     job,
     monitoring,
     planning,
@@ -115,6 +117,7 @@ def _score_one(config: ScoreConfig, spark: SparkSession | None, data: Any, windo
         storage.scratch_folder() as scratch,
         tracking.quiet_mlflow(),
         tracking.open_record(tracking.client_for(config.tracking), config) as record,
+        session.interruptible(),
     ):
         try:
             return _run(config, record, scratch, started, spark, data, window)
@@ -251,6 +254,8 @@ def _run(
     sink = planning.output_sink(config, record.run_id)
     sink.recover(spark)
     published = _find(sink, spark, config)
+    if published is not None:
+        _end_abandoned(config, record, sink, spark)
     if published and config.run.on_rerun != "replace":
         return _already_there(config, record, sink)
     screen = console.terminal()
@@ -271,6 +276,7 @@ def _run(
                 spark = spark or routing.open_session(config)
             if published is None:
                 published = _find(sink, spark, config)
+                _end_abandoned(config, record, sink, spark)
                 if published and config.run.on_rerun != "replace":
                     return _already_there(config, record, sink)
             plan, monitor = prepare(spark)
@@ -287,6 +293,11 @@ def _run(
         if plan.session is not None:
             stack.enter_context(session.runtime_conf(plan.session, **runtime_conf(config)))
         return _score(plan, route, monitor, drift_table, record, scratch, started, inspection)
+
+
+def _end_abandoned(config: ScoreConfig, record: Record, sink: Sink, spark: SparkSession | None) -> None:
+    """Runs of this batch that a crash left RUNNING say now what became of them."""
+    abandoned.end_earlier(record, str(config.run.batch_id), tracking.output_of(config), lambda run_id: sink.rows_of(spark, run_id))
 
 
 def _find(sink: Sink, spark: SparkSession | None, config: ScoreConfig) -> bool | None:
@@ -347,8 +358,8 @@ def _reused(plan: Plan, record: Record) -> ScoreResult | None:
         params, metrics = run.data.params, run.data.metrics
         batch = Batch(params["batch_id"], run.info.run_id, date.fromisoformat(params["score_date"]), "skip")
         sink = open_sink(reuse.output_of(plan.config.output, params["output"]), batch, plan.config.columns.keys)
-        if not sink.find(plan.session):
-            continue
+        if "rows_read" not in metrics or not sink.find(plan.session):
+            continue  # a run that was ended by a later one does not tell all that it counted
         log.info("output: the run %s made it already of the same input and settings (scoring.allow_reuse)", run.info.run_id)
         record.finish("FINISHED", {"rows_written": 0}, {"lakescore.outcome": "reused", "lakescore.reused_run": run.info.run_id})
         version = metrics.get("output_version")
@@ -441,8 +452,8 @@ def _score(
         if not plan.published and plan.sink.find(spark):
             return _already_there(config, record, plan.sink)
         raise
-    log.info("score: %d rows, %d files, %.1f s (%s)", work.staged.rows, work.staged.files, record.seconds["score"], work.engine)
     try:
+        log.info("score: %d rows, %d files, %.1f s (%s)", work.staged.rows, work.staged.files, record.seconds["score"], work.engine)
         if plan.script is not None:
             entry_script.refuse(work.failures, plan.script.script, allowed=0 if plan.quarantine is None else None)
         job.audit(work)
@@ -450,25 +461,33 @@ def _score(
         judged = verdict.judge(plan, monitor, work) if monitor is not None else None
         if judged is not None:
             verdict.refuse(plan, judged, drift_table, record, lineage)
-        with record.stage("publish"):
-            job.publish_quarantine(plan, work)
-            published = plan.sink.publish(spark, work.staged)
+        # From here on a signal comes too late to stop anything: the run says what it has done.
+        with interruption.held(last=True):
+            published = _publish(plan, work, record)
+            if judged is not None:
+                with record.stage("report"):
+                    verdict.leave(plan, judged, drift_table, record, lineage)
+            _say_where_time_went(record, work, inspection, route)
+            return _finish(plan, route, record, work, published, judged)
     except BaseException as error:
-        job.discard(plan, work)
+        with interruption.held():
+            job.discard(plan, work)
         if isinstance(error, AlreadyPublishedError) and config.run.on_rerun != "replace":
             return _already_there(config, record, plan.sink)
         raise
+
+
+def _publish(plan: Plan, work: job.Work, record: Record) -> Published:
+    with record.stage("publish"):
+        job.publish_quarantine(plan, work)
+        published = plan.sink.publish(plan.session, work.staged)
     log.info(
         "output: %s%s, %.1f s",
         published.location,
         f" version {published.version}" if published.version is not None else "",
         record.seconds["publish"],
     )
-    if judged is not None:
-        with record.stage("report"):
-            verdict.leave(plan, judged, drift_table, record, lineage)
-    _say_where_time_went(record, work, inspection, route)
-    return _finish(plan, route, record, work, published, judged)
+    return published
 
 
 def _say_where_time_went(record: Record, work: job.Work, inspection: Inspection, route: Route | None) -> None:
@@ -503,7 +522,6 @@ def _finish(plan: Plan, route: Route | None, record: Record, work: job.Work, pub
         "bytes_written": work.staged.size,
         **{f"worker_seconds.{what}": round(seconds, 3) for what, seconds in work.workers.items()},
     }
-    record.params({"scoring.engine": work.engine, "spark.backend": routing.backend_of(plan, route)})
     metrics.update({f"predictions_{name}": value for name, value in work.counts.items()})
     if judged is not None:
         metrics.update(judged.metrics)
@@ -512,6 +530,7 @@ def _finish(plan: Plan, route: Route | None, record: Record, work: job.Work, pub
     if published.version is not None:
         metrics["output_version"] = published.version
     try:
+        record.params({"scoring.engine": work.engine, "spark.backend": routing.backend_of(plan, route)})
         record.finish("FINISHED", metrics, {"lakescore.outcome": "scored"})
     except Exception as error:
         # The batch is published: failing now would make a scheduler run it again.

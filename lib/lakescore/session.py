@@ -26,15 +26,19 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 from pyspark.sql.utils import is_remote
 
-from lakescore import object_store
+from lakescore import interruption, object_store
 from lakescore.config import ScoreConfig, SparkConfig
 from lakescore.console import under_spark_submit
 from lakescore.errors import NeedsSparkError, PlatformError
+from lakescore.failures import END_OF_JVM
 from lakescore.redact import HIDDEN, is_secret_key, redact
 
 log = logging.getLogger(__name__)
 
 JAVA_VERSIONS = (17, 21)
+# Cancelled tasks, and a JVM that ends, are waited for so long.
+_END_SECONDS = 10.0
+_PARENT = os.getppid()
 _WANTED_JAVA = " or ".join(map(str, JAVA_VERSIONS))
 _CONNECT_SECONDS = 5
 _PATIENCE_SECONDS = 15
@@ -245,7 +249,8 @@ def _watch_for_executors(context: SparkContext) -> None:
 
 def _started(start: Callable[[], Any], what: str) -> Any:
     try:
-        return start()
+        with interruption.kept():
+            return start()
     except Exception as error:
         if what == "Spark":
             require_java()
@@ -294,11 +299,95 @@ def _is_local(master: str) -> bool:
 
 
 def print_on_jvm_stderr(line: str) -> None:
-    """Print a line on the stderr of spark-submit's JVM, which is its parent's; Python's own becomes its stdout."""
-    SparkContext._ensure_initialized()
-    jvm = SparkContext._jvm
-    assert jvm is not None, "the gateway was just started"
-    jvm.java.lang.System.err.println(line)
+    """Print a line on the stderr of spark-submit's JVM, which is its parent's; Python's own becomes its stdout.
+
+    Raises:
+        PlatformError: the JVM does not answer.
+    """
+
+    def say() -> None:
+        SparkContext._ensure_initialized()
+        jvm = SparkContext._jvm
+        assert jvm is not None, "the gateway was just started"
+        jvm.java.lang.System.err.println(line)
+        said.set()
+
+    said = threading.Event()
+    _apart(say)
+    if not said.is_set():
+        raise PlatformError("Spark's JVM does not answer")
+
+
+def _apart(do: Callable[[], object]) -> None:
+    """Call a function of Spark's JVM from a thread of its own, which has its own connection; who dies answers nobody, so not for long."""
+
+    def quietly() -> None:
+        with contextlib.suppress(Exception):
+            do()
+
+    thread = threading.Thread(target=quietly, name="lakescore-jvm", daemon=True)
+    thread.start()
+    thread.join(_END_SECONDS)
+
+
+def forget_call() -> None:
+    """Close this thread's connection to Spark's JVM where an answer is waited for: it would be taken for that to the next question."""
+    gateway: Any = SparkContext._gateway
+    with contextlib.suppress(Exception):
+        client = gateway._gateway_client
+        connection = client.get_thread_connection()
+        if connection is not None and connection not in client.deque:
+            connection.close()
+
+
+@contextmanager
+def interruptible(spark: SparkSession | None = None) -> Iterator[None]:
+    """Leave the block only when no task of Spark's is at work any more, where it is left by an interruption or because the JVM ends.
+
+    What the tasks have written can be removed then: they would write it again.
+
+    Args:
+        spark: whose jobs are cancelled; None: there are none.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _is_end(error):
+            _wait_for_end()  # under spark-submit, which a command ends with, it ends in an interruption
+        raise
+    except BaseException:
+        if spark is not None and is_connect(spark):
+            _apart(spark.interruptAll)
+        elif spark is not None:
+            _apart(lambda: _cancel(spark.sparkContext))
+        raise
+
+
+def _cancel(context: SparkContext) -> None:
+    context.cancelAllJobs()
+    jvm = context._jsc.sc()
+    until = time.monotonic() + _END_SECONDS
+    while sum(executor.numRunningTasks() for executor in jvm.statusTracker().getExecutorInfos()) and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+def _is_end(error: BaseException | None) -> bool:
+    """Whether an error is that of a JVM that has ended, or is about to."""
+    while error is not None:
+        if END_OF_JVM.search(str(error)):
+            return SparkContext._gateway is not None
+        error = error.__cause__
+    return False
+
+
+def _wait_for_end() -> None:
+    """Wait until the JVM is gone: a child of this process, or under spark-submit its parent."""
+    process = getattr(SparkContext._gateway, "proc", None)
+    until = time.monotonic() + _END_SECONDS
+    while time.monotonic() < until and os.getppid() == _PARENT and (process is None or process.poll() is None):
+        time.sleep(0.05)
+    if os.getppid() != _PARENT:
+        time.sleep(2 * interruption.PARENT_SECONDS)  # a command is interrupted meanwhile
 
 
 def _master_was_chosen(context: Any, given: dict[str, str]) -> bool:
@@ -349,11 +438,21 @@ def runtime_conf(spark: SparkSession, **conf: str | None) -> Iterator[None]:
             spark.conf.set(key, value)
         yield
     finally:
-        for key, old in before.items():
-            if old is None:
-                spark.conf.unset(key)
-            else:
-                spark.conf.set(key, old)
+        with _unless_gone("its options are as the job had them"):
+            for key, old in before.items():
+                if old is None:
+                    spark.conf.unset(key)
+                else:
+                    spark.conf.set(key, old)
+
+
+@contextmanager
+def _unless_gone(what: str) -> Iterator[None]:
+    """What is put back when the work is done: a Spark that has died meanwhile has nothing to put back, and what was done is done."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("spark: %s: %s", what, str(error).splitlines()[0] if str(error) else type(error).__name__)
 
 
 def is_connect(spark: SparkSession) -> bool:
@@ -382,7 +481,8 @@ def persisted(df: DataFrame) -> Iterator[DataFrame]:
     try:
         yield kept
     finally:
-        kept.unpersist()
+        with _unless_gone("rows that were kept on the workers' disks stay there"):
+            kept.unpersist()
 
 
 def is_one_machine(spark: SparkSession | SparkContext) -> bool:

@@ -11,6 +11,7 @@ import errno
 import glob
 import os
 import re
+import shutil
 import tempfile
 import uuid
 from collections.abc import Collection, Iterable, Iterator
@@ -26,6 +27,13 @@ import pyarrow.fs as pafs
 from lakescore import object_store
 from lakescore.errors import ConfigError
 
+try:
+    import fcntl
+except ImportError:  # no POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+# Of one call's scratch folder, and of the file in it that is locked as long as the call lasts.
+_SCRATCH, _LOCK = "lakescore-", "in-use"
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
 # It takes local paths for URLs, more or less: %20 for a space, a backslash for a slash; at the others it panics.
 _NO_DELTA = re.compile(r"%[0-9A-Fa-f]{2}|[\\\[\]^|]")
@@ -99,10 +107,41 @@ def is_hidden(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """An empty local folder for one call; what cannot be removed at its end stays, without an error."""
-    with tempfile.TemporaryDirectory(prefix="lakescore-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+def scratch_folder(within: str | None = None) -> Iterator[Path]:
+    """An empty local folder for one call, in the system's for temporary files; what cannot be removed at its end stays, without an error.
+
+    Those of processes that were killed are removed first: each holds a lock that ends with its process, however that ends.
+    """
+    above = within or tempfile.gettempdir()
+    _remove_abandoned(Path(above))
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=above, ignore_cleanup_errors=True) as folder, _locked(Path(folder)):
+        yield Path(folder) / "files"
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    (folder / "files").mkdir()
+    if fcntl is None:
+        yield
+        return
+    with (folder / _LOCK).open("w") as lock:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.write("locked")
+            lock.flush()
+        yield
+
+
+def _remove_abandoned(above: Path) -> None:
+    """Remove scratch folders whose lock nobody holds any more."""
+    if fcntl is None:
+        return
+    for path in above.glob(f"{_SCRATCH}*/{_LOCK}"):
+        with contextlib.suppress(OSError), path.open("r+") as lock:
+            # An empty one is not locked yet, or never was.
+            if lock.read() and os.fstat(lock.fileno()).st_uid == os.getuid():
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path.parent, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -161,13 +161,17 @@ def begun(config: ScoreConfig | None) -> Iterator[None]:
     """Begin for one run, unless it is begun or there is nothing to begin (None); what nobody took ends with the block."""
     if config is not None:
         begin(config)
+    wait = True
     try:
         yield
+    except BaseException as error:
+        wait = isinstance(error, Exception)  # who is interrupted has no next run
+        raise
     finally:
         drop_pool()
         with _begun.lock:
             starting, _begun.starting, _begun.by_command = _begun.starting, None, False
-        if starting is not None:
+        if starting is not None and wait:
             # What it has started is there for the next run to find; what has failed is forgotten.
             starting.thread.join()
 

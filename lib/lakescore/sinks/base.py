@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
-from lakescore import storage
+from lakescore import interruption, session, storage
 from lakescore.config import OutputConfig
 from lakescore.errors import OutputError
 from lakescore.storage import Location
@@ -67,6 +67,14 @@ class Published:
     version: int | None
 
 
+@dataclass(frozen=True)
+class PublishedRows:
+    """What one run has published of a batch: its rows that are there, and the version of the table that it made, where it tells."""
+
+    rows: int
+    version: int | None = None
+
+
 class AlreadyPublishedError(OutputError):
     """Another run published the same batch first."""
 
@@ -84,6 +92,9 @@ class Sink(Protocol):
 
     def find(self, spark: SparkSession | None) -> bool | None:
         """Whether this batch is published; None when a session is needed to tell."""
+
+    def rows_of(self, spark: SparkSession | None, run_id: str) -> PublishedRows | None:
+        """What a run has published of this batch; None where it has published nothing."""
 
     def check(self, spark: SparkSession | None, schema: T.StructType) -> None:
         """Refuse, before anything is scored, what could not be written.
@@ -158,12 +169,13 @@ class PathSink:
 
     def _remove_attempt(self, folder: Location, *parents: Location) -> None:
         """Remove a staged attempt, and the folders above it that it leaves empty."""
-        try:
-            folder.remove()
-            for parent in parents:
-                parent.remove_if_empty()
-        except OSError as error:
-            log.warning("output: the staged files in %s could not be removed: %s", folder.path, error)
+        with interruption.held():
+            try:
+                folder.remove()
+                for parent in parents:
+                    parent.remove_if_empty()
+            except OSError as error:
+                log.warning("output: the staged files in %s could not be removed: %s", folder.path, error)
 
     def _beaten(self) -> AlreadyPublishedError:
         return beaten("output.path", self._batch)
@@ -228,7 +240,8 @@ def attempts(folder: Location, batch_id: str) -> Iterator[Location]:
 
 def write_parquet(df: DataFrame, target: str, partition_by: list[str]) -> None:
     """Write staged files to a path; no ``_SUCCESS`` marker, since what makes them count comes later."""
-    df.write.mode("error").options(**_NO_SUCCESS_FILE).partitionBy(*partition_by).parquet(storage.for_spark(target))
+    with session.interruptible(df.sparkSession):
+        df.write.mode("error").options(**_NO_SUCCESS_FILE).partitionBy(*partition_by).parquet(storage.for_spark(target))
 
 
 @dataclass(frozen=True)
@@ -257,6 +270,18 @@ def staged_files(folder: Location) -> list[StagedFile]:
 
     with ThreadPoolExecutor(max_workers=16) as pool:
         return list(pool.map(load, range(len(files))))
+
+
+def only_text(footer: Any, name: str) -> str | None:
+    """The text that a column has in all rows of a file, by the footer's statistics; None where they do not tell."""
+    found: set[str] = set()
+    for group in range(footer.num_row_groups):
+        for index in range(footer.num_columns):
+            chunk = footer.row_group(group).column(index)
+            if chunk.path_in_schema == name:
+                known = chunk.statistics is not None and chunk.statistics.has_min_max
+                found |= {chunk.statistics.min, chunk.statistics.max} if known else {"", "unknown"}
+    return found.pop() if len(found) == 1 else None
 
 
 def file_statistics(footer: Any) -> str:

@@ -27,13 +27,14 @@ from lakescore import object_store, storage
 from lakescore.config import OutputConfig
 from lakescore.errors import NeedsSparkError, OutputError, listing
 from lakescore.failures import translate, translated
-from lakescore.schema import BATCH, PARTITION, nullable
+from lakescore.schema import BATCH, PARTITION, RUN, nullable
 from lakescore.sinks.base import (
     AlreadyPublishedError,
     Batch,
     Layout,
     PathSink,
     Published,
+    PublishedRows,
     Staged,
     StagedFile,
     attempt_name,
@@ -151,6 +152,17 @@ class DeltaSink(PathSink):
             if low is None or high is None or low <= self._batch.batch_id <= high:
                 return True
         return False
+
+    def rows_of(self, spark: SparkSession | None, run_id: str) -> PublishedRows | None:
+        table = self._table()
+        if table is None:
+            return None
+        version = next((entry["version"] for entry in table.history() if was_made_by(entry.get("userMetadata"), run_id)), None)
+        if version is None:
+            return None
+        files = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+        rows = sum(file["num_records"] or 0 for file in files if file.get(f"min.{RUN}") == run_id == file.get(f"max.{RUN}"))
+        return PublishedRows(rows, version)
 
     def check(self, spark: SparkSession | None, schema: T.StructType) -> None:
         refuse_schema(schema, f"output.path: {self.location}")

@@ -16,7 +16,7 @@ from lakescore.config import OutputConfig
 from lakescore.errors import NeedsSparkError, OutputError, listing
 from lakescore.failures import translated
 from lakescore.parquet_files import written_schema
-from lakescore.schema import BATCH, PARTITION
+from lakescore.schema import BATCH, PARTITION, RUN
 from lakescore.sinks import journal
 from lakescore.sinks.base import (
     AlreadyPublishedError,
@@ -24,11 +24,13 @@ from lakescore.sinks.base import (
     Layout,
     PathSink,
     Published,
+    PublishedRows,
     Staged,
     attempt_name,
     compare_schemas,
     gone,
     keep_only,
+    only_text,
     staged_files,
     write_parquet,
 )
@@ -77,6 +79,13 @@ class ParquetSink(PathSink):
 
     def find(self, spark: SparkSession | None) -> bool | None:
         return bool(journal.files_of(self._root, self._batch.batch_id))
+
+    def rows_of(self, spark: SparkSession | None, run_id: str) -> PublishedRows | None:
+        folders = {name.rpartition("/")[0] for name in journal.files_of(self._root, self._batch.batch_id)}
+        files = [file for folder in sorted(folders) for file in staged_files(self._root / folder)]
+        if not files or any(only_text(file.footer, RUN) != run_id for file in files):
+            return None
+        return PublishedRows(sum(int(file.footer.num_rows) for file in files))
 
     def check(self, spark: SparkSession | None, schema: T.StructType) -> None:
         if (self._root / "_delta_log").is_dir():

@@ -28,12 +28,12 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lakescore import storage
+from lakescore import session, storage
 from lakescore.config import ROW_FILES, OutputConfig
 from lakescore.errors import ConfigError, OutputError, did_you_mean, listing
 from lakescore.failures import translated
 from lakescore.schema import LINEAGE_COLUMNS
-from lakescore.sinks.base import Batch, PathSink, Published, Staged, attempt_name, attempts, gone
+from lakescore.sinks.base import Batch, PathSink, Published, PublishedRows, Staged, attempt_name, attempts, gone
 from lakescore.sinks.row_text import TIME, json_line, plain_line
 from lakescore.storage import Location
 from lakescore.version import __version__
@@ -93,6 +93,10 @@ class RowsSink(PathSink):
             )
         return True
 
+    def rows_of(self, spark: SparkSession | None, run_id: str) -> PublishedRows | None:
+        record = read_record(self._file) if self._file.exists() else None
+        return PublishedRows(int(record["rows"])) if record is not None and record["run_id"] == run_id else None
+
     def check(self, spark: SparkSession | None, schema: T.StructType) -> None:
         if self._config.format == "append_row":
             self._plain(schema)
@@ -105,7 +109,8 @@ class RowsSink(PathSink):
         self._made = [folder for folder in _upwards(self._root) if not folder.exists()]
         try:
             target = storage.for_spark(f"{self._folder.rstrip('/')}/{HIDDEN}/{attempt}")
-            self._lines(df).write.mode("error").option("compression", "none").text(target)
+            with session.interruptible(df.sparkSession):
+                self._lines(df).write.mode("error").option("compression", "none").text(target)
             handle, rows = self._concatenate(df.schema, parts, whole)
         except BaseException:
             self._remove(parts, whole)
@@ -246,6 +251,9 @@ class CountSink:
 
     def find(self, spark: SparkSession | None) -> bool | None:
         return False
+
+    def rows_of(self, spark: SparkSession | None, run_id: str) -> PublishedRows | None:
+        return None
 
     def check(self, spark: SparkSession | None, schema: T.StructType) -> None:
         """Everything can be counted."""

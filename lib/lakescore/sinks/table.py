@@ -15,14 +15,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from lakescore import session
 from lakescore.catalog import did_you_mean_table, quote_table, split_table, table_version
 from lakescore.config import OutputConfig
 from lakescore.errors import NeedsSparkError, OutputError, listing
 from lakescore.failures import first_line, translated
-from lakescore.schema import BATCH, PARTITION, nullable, quoted
+from lakescore.schema import BATCH, PARTITION, RUN, nullable, quoted
 from lakescore.sinks.base import (
     Batch,
     Published,
+    PublishedRows,
     Staged,
     attempt_name,
     batch_prefix,
@@ -74,6 +76,11 @@ class TableSink:
         # A batch without rows is in the table's history only.
         return self._is_last_in_history(spark)
 
+    def rows_of(self, spark: SparkSession | None, run_id: str) -> PublishedRows | None:
+        if spark is None or not self._in_history(spark, run_id, "run_id"):
+            return None
+        return PublishedRows(spark.read.table(self._name).where(f"{RUN} = '{run_id}'").count())
+
     def check(self, spark: SparkSession | None, schema: T.StructType) -> None:
         if spark is None:
             raise NeedsSparkError("the output is a table of the catalog")
@@ -109,7 +116,8 @@ class TableSink:
             # Made empty first: Delta runs CREATE TABLE AS SELECT where the observed counts do not reach the driver.
             empty = spark.createDataFrame([], nullable(df.schema))
             empty.write.format("delta").options(**options).mode("error").saveAsTable(handle.table)
-            df.write.format("delta").mode("append").saveAsTable(handle.table)
+            with session.interruptible(spark):
+                df.write.format("delta").mode("append").saveAsTable(handle.table)
             rows = spark.read.table(handle.table).count()
         except BaseException:
             self._drop(spark, handle)
