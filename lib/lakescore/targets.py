@@ -15,7 +15,7 @@ from lakescore.config import OutputConfig, ScoreConfig, SparkConfig, TrackingCon
 from lakescore.errors import ConfigError, InputError, did_you_mean
 from lakescore.redact import redact
 from lakescore.schema import PARTITION
-from lakescore.sinks import delta, parquet, quarantine, rows
+from lakescore.sinks import delta, journal, quarantine, rows
 from lakescore.storage import Location
 
 Config = ScoreConfig | Mapping[str, Any] | str | Path | Sequence[str | Path]
@@ -125,7 +125,7 @@ def _format_of(folder: Location) -> str | None:
     names = {child.name for child in folder.children()}
     if names & {"_delta_log", delta.STAGING}:
         return "delta"
-    if parquet.HIDDEN in names or any(name.startswith(f"{PARTITION}=") for name in names):
+    if journal.HIDDEN in names or any(name.startswith(f"{PARTITION}=") for name in names):
         return "parquet"
     files = rows.recorded_files(folder)
     if files or rows.HIDDEN in names:

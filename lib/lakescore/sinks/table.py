@@ -77,7 +77,7 @@ class TableSink:
         return self._is_last_in_history(spark)
 
     def rows_of(self, spark: SparkSession | None, run_id: str) -> PublishedRows | None:
-        if spark is None or not self._in_history(spark, run_id, "run_id"):
+        if spark is None or not any(was_made_by(entry, run_id) for entry in self._history(spark)):
             return None
         return PublishedRows(spark.read.table(self._name).where(f"{RUN} = '{run_id}'").count())
 
