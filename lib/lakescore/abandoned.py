@@ -39,19 +39,20 @@ def find(client: MlflowClient, experiment_id: str, batch_id: str | None = None, 
     ]
 
 
-def end(client: MlflowClient, run: Run, published: PublishedRows | None) -> str:
+def end(client: MlflowClient, run: Run, published: PublishedRows | None, ended: str | None = None) -> str:
     """End such a run.
 
     Args:
         client: of the tracking server.
-        run: one that ``find`` gave.
+        run: one that says RUNNING, and does not.
         published: the rows that it has published; None: it has published none.
+        ended: how that is known; None: its process is gone.
 
     Returns:
         The status: FINISHED with its counts where it has published its batch, else KILLED.
     """
     run_id, tags = run.info.run_id, run.data.tags
-    ended = f"the process {tags.get(own_process.PID)} on {tags.get(own_process.HOST)} ended without a word"
+    ended = ended or f"the process {tags.get(own_process.PID)} on {tags.get(own_process.HOST)} ended without a word"
     record = Record(client, run_id, run.info.experiment_id)
     if published is None:
         record.finish("KILLED", {}, {"lakescore.error": f"{ended}; nothing was published"})

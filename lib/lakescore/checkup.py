@@ -13,10 +13,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from pyspark.sql import SparkSession
 
-from lakescore import runs, storage, targets, tracking
+from lakescore import abandoned, own_process, runs, storage, targets, tracking
 from lakescore.deletion import session_for
 from lakescore.redact import redact
 from lakescore.runs import Runs
+from lakescore.sinks import PublishedRows
 from lakescore.sinks.contents import Contents, Held, contents
 from lakescore.sinks.leftovers import JOURNAL, ORPHAN, REPLACED, STAGING, Leftover, leftovers
 from lakescore.targets import Config, Target
@@ -189,7 +190,11 @@ class _Examination:
         return self._now_ms - modified_ms >= self._silence_ms
 
     def _is_dead(self, run: Run, left: Iterable[Leftover]) -> bool:
-        """Whether nothing was heard of a run for long: neither its start nor what it stages is younger."""
+        """Whether its process is gone or, where that cannot be told, nothing was heard of it for long: its start, what it stages."""
+        if own_process.is_gone(run.data.tags):
+            return True
+        if own_process.is_alive(run.data.tags):
+            return False
         batch_id = str(run.data.tags[runs.BATCH_TAG])
         signs = [run.info.start_time, *(one.extent.modified_ms for one in left if one.is_of(batch_id))]
         return self._is_silent(max(signs))
@@ -199,7 +204,10 @@ class _Examination:
 
         def end() -> None:
             there = contents(self._target.output, self._spark, batch_id).batches.get(batch_id)
-            runs.end(self._client, run, since, there.rows[run.info.run_id] if there is not None else 0)
+            rows = there.rows[run.info.run_id] if there is not None else 0
+            silent = f"it said RUNNING since {since} and left no sign of life; ended by lakescore doctor"
+            why = None if own_process.is_gone(run.data.tags) else silent
+            abandoned.end(self._client, run, PublishedRows(rows) if rows else None, why)
 
         return _Case(Finding(DEAD_RUN, run.info.run_id, f"RUNNING since {since}, batch {batch_id}", "--fix ends it", True), end)
 

@@ -26,17 +26,26 @@ def tags() -> dict[str, str]:
 
 def is_gone(found: Mapping[str, str]) -> bool:
     """Whether the process of these tags was one of this machine, and has ended; False where that is not certain."""
+    return _is_running(found) is False
+
+
+def is_alive(found: Mapping[str, str]) -> bool:
+    """Whether the process of these tags is one of this machine, and runs; False where that is not certain."""
+    return _is_running(found) is True
+
+
+def _is_running(found: Mapping[str, str]) -> bool | None:
     if found.get(HOST) != socket.gethostname() or found.get(MACHINE) != _machine() or not found.get(PID, "").isdigit():
-        return False
+        return None
     pid = int(found[PID])
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return True
+        return False
     except OSError:
         pass  # somebody else's
     started = _started(pid)
-    return started is not None and STARTED in found and started != found[STARTED]
+    return None if started is None or STARTED not in found else started == found[STARTED]
 
 
 def _machine() -> str:

@@ -81,26 +81,6 @@ def state_of(client: MlflowClient, run_id: str) -> str:
     return str(run.info.status) if run.info.lifecycle_stage == LifecycleStage.ACTIVE else "deleted"
 
 
-def end(client: MlflowClient, run: Run, since: str, rows: int) -> None:
-    """End a run that died: FINISHED where it has published rows, else KILLED.
-
-    Args:
-        client: of the tracking server.
-        run: says RUNNING.
-        since: when it began, for people.
-        rows: those of its batch that are published.
-    """
-    run_id, line = run.info.run_id, f"it said RUNNING since {since} and left no sign of life; ended by lakescore doctor"
-    if rows:
-        client.log_metric(run_id, "rows_written", rows)
-        client.set_tag(run_id, "lakescore.outcome", "scored")
-        client.set_tag(run_id, "lakescore.ended", f"{line}, after its batch was published")
-        client.set_terminated(run_id, "FINISHED")
-        return
-    client.set_tag(run_id, "lakescore.error", f"{line}; nothing was published")
-    client.set_terminated(run_id, "KILLED")
-
-
 def tag_deleted(client: MlflowClient, run_ids: list[str], location: str) -> None:
     """Say of runs that their batch was deleted; a run that MLflow does not know is passed over."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -271,7 +271,7 @@ class Location:
 
     def extent(self) -> Extent:
         """How much a file or folder holds, and when something in it last changed."""
-        below = self.fs.get_file_info(pafs.FileSelector(self.path, recursive=True, allow_not_found=True)) if self.is_dir() else []
+        below = self._listed(recursive=True) if self.is_dir() else []
         found = [self._info(), *below]
         files = [info for info in found if info.type == pafs.FileType.File]
         return Extent(len(files), sum(info.size for info in files), max(info.mtime_ns or 0 for info in found) // 1_000_000)
