@@ -413,7 +413,7 @@ TEXTS = [
     Case("CSV with a byte order mark", 0, "", _text("\ufeffid,x,y\n1,2,3\n")),
     Case("CSV in UTF-16", 4, "source.options.encoding", _text("id,x,y\n1,2,3\n".encode("utf-16"))),
     Case("CSV in Latin-1", 4, "source.options.encoding", _text("id,x,y\nä,2,3\n".encode("latin-1"))),
-    Case("CSV with zero bytes", 4, "in.csv", _text(b"id,x,y\n1,2\x00,3\n")),
+    Case("CSV with zero bytes", 4, "column 'x': '2\\x00'", _text(b"id,x,y\n1,2\x00,3\n")),
     Case("CSV with a value too many", 4, "in.csv", _text("id,x,y\n1,2,3,4\n")),
     Case("CSV with a value too few", 4, "in.csv", _text("id,x,y\n1,2\n")),
     Case("CSV with a name twice", 4, "x", _text("id,x,x\n1,2,3\n")),
@@ -428,7 +428,9 @@ TEXTS = [
     Case("JSON with a key twice", 4, "in.json", _text('{"id":1,"x":2.0,"y":1.0,"y":9.0}\n', "in.json")),
     Case("JSON with two values in a line", 4, "in.json", _text('{"id":1,"x":2.0,"y":1.0}{"id":2,"x":2.0,"y":1.0}\n', "in.json")),
     Case("JSON of five thousand levels", 4, "in.json", _text(f'{{"id":1,"x":2.0,"y":{_DEEP}}}\n', "in.json")),
-    Case("JSON of other keys in the second line", 4, "integer", _text('{"id":1,"x":2.0,"y":1.0}\n{"id":"a","x":"b"}\n', "in.json")),
+    Case(
+        "JSON of another type in the second line", 4, "column 'x': 'b'", _text('{"id":1,"x":2.0,"y":1.0}\n{"id":"a","x":"b"}\n', "in.json")
+    ),
     Case("a table that ends its statement", 2, "output.table", fixed("output.format=delta", "output.table=t; DROP TABLE t")),
     Case("a source table that climbs", 2, "source.table", fixed("source.table=../../x")),
     Case("a filter that ends its statement", 2, "source.filter", fixed("source.filter=1=1; DROP TABLE x")),

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import zoneinfo
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta, timezone
 from itertools import cycle
 from pathlib import Path
@@ -22,6 +22,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
+from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
 from integration import hostile_driver
@@ -154,6 +155,18 @@ def test_without_spark(name: str, sink: str, without_spark: dict[str, Any]) -> N
     _check(CASES[name], done)
     if CASES[name].code == 0:
         assert re.search(rf"^rows: +{ROWS}\b", done["out"], re.MULTILINE), done["out"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_pysparks_own_words() -> Iterator[None]:
+    """What `session.py` does for a session of our own; here it is the suite's."""
+    loggers = [PySparkLogger.getLogger(name) for name in ("DataFrameQueryContextLogger", "SQLQueryContextLogger")]
+    before = [one.disabled for one in loggers]
+    for one in loggers:
+        one.disabled = True
+    yield
+    for one, disabled in zip(loggers, before, strict=True):
+        one.disabled = disabled
 
 
 def _in_process(case: Case, place: Place, store: str, capfd: pytest.CaptureFixture[str], *more: str) -> dict[str, Any]:
