@@ -445,7 +445,7 @@ TEXTS = [
     Case("a partition that is a text", 2, "output.partition_by", fixed("output.partition_by='../../etc'")),
     Case("a partition by a day that is none", 4, "output.partition_by", fixed("output.partition_by=to_date(concat('2026-02-', 30 + id))")),
     Case("a cast that ends its statement", 2, "columns.cast.id", fixed("columns.cast={id: 'int); DROP TABLE x --'}")),
-    Case("a decimal of too many digits", 4, "decimal", lambda place: [f"source.path={place.table(rows(d=_decimals()))}"]),
+    Case("a decimal of too many digits", 4, "Decimal precision 50", lambda place: [f"source.path={place.table(rows(d=_decimals()))}"]),
 ]
 
 

@@ -16,7 +16,7 @@ import threading
 import time
 from typing import Any
 
-SECONDS = 60
+SECONDS = 300
 
 
 def run(argv: list[str], output: str) -> dict[str, Any]:
