@@ -10,7 +10,7 @@ import os
 import re
 import uuid
 import zoneinfo
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timezone
 from pathlib import Path, PurePath
 from typing import Any
@@ -22,7 +22,7 @@ from pydantic_core import ErrorDetails
 
 from lakescore.config import EXCLUSIVE_KEYS, OF_SOURCE_PATH, OWN_FOLDER, ROW_FILES, RunConfig, ScoreConfig, Section, keys_of, section_of
 from lakescore.errors import ConfigError, did_you_mean, listing
-from lakescore.redact import hide, is_secret_key, redact, redact_tree
+from lakescore.redact import hide, hide_parts, is_secret_key, redact, redact_tree
 from lakescore.strict_yaml import parse_value, parse_yaml
 
 COMMAND_LINE = "command line"
@@ -72,8 +72,9 @@ def compose(
     layers += [(COMMAND_LINE, override) for override in map(parse_override, overrides)]
     origins = _Origins(layers)
     merged = _fixed_at_start(_merge(layers), now or datetime.now(timezone.utc), origins, day)
-    _hide_secrets(layers)
-    tree = _put_rows_back(_resolve(merged, origins), aside)
+    resolved = _resolve(merged, origins)
+    _hide_secrets(layers, resolved)
+    tree = _put_rows_back(resolved, aside)
     try:
         config = ScoreConfig.model_validate(tree)
     except ValidationError as error:
@@ -104,11 +105,21 @@ def _refuse_other_place_each_day(merged: Any, origins: _Origins) -> None:
             )
 
 
-def _hide_secrets(layers: Sequence[Layer]) -> None:
-    """What a variable called like a secret holds stays one, whatever key it is given to: it is hidden wherever it would be shown."""
+def _hide_secrets(layers: Sequence[Layer], resolved: Any) -> None:
+    """What a variable called like a secret holds stays one, whatever key it is given to, and so do the passwords in URIs."""
+    for text in _texts(resolved):
+        hide_parts(text)
     for name in _FROM_ENVIRONMENT.findall(repr([tree for _, tree in layers])):
         if is_secret_key(name):
             hide(os.environ.get(name, ""))
+
+
+def _texts(tree: Any) -> Iterator[str]:
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, (dict, list)):
+        for item in tree.values() if isinstance(tree, dict) else tree:
+            yield from _texts(item)
 
 
 def _set_rows_aside(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

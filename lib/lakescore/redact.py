@@ -63,6 +63,14 @@ def hide(secret: str) -> None:
         _hidden.update((secret, quote(secret), quote(secret, safe="")))
 
 
+def hide_parts(text: str) -> None:
+    """Have the passwords and tokens in URIs hidden where they stand without the rest of it, as libraries quote them in errors."""
+    for found in _USERINFO.finditer(text):
+        hide(found["user"].partition(":")[2])
+    for found in _QUERY.finditer(text):
+        hide(found[0].partition("=")[2])
+
+
 def is_secret_key(key: str) -> bool:
     """Whether a value stored under this key must not be shown."""
     return bool(_SECRET_KEY.search(key)) and not _PUBLIC_KEY.search(key)

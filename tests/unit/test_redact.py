@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lakescore.redact import hide, is_secret_key, redact, redact_tree
+from lakescore.redact import hide, hide_parts, is_secret_key, redact, redact_tree
 
 
 @pytest.mark.parametrize(
@@ -193,3 +193,12 @@ def test_what_is_known_to_be_secret_is_hidden_wherever_it_stands(monkeypatch: py
 
     assert redact("s3://b/correct horse/battery, correct%20horse/battery and correct%20horse%2Fbattery") == "s3://b/***, *** and ***"
     assert redact("a short text") == "a short text"
+
+
+def test_the_password_of_a_uri_is_hidden_where_a_library_quotes_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lakescore.redact._hidden", set())
+    hide_parts("s3://AKIA:hunter2hunter2@bucket/x and https://host/x?a=1&sig=abcdefgh%3D")
+
+    assert redact('Invalid bucket name "AKIA:hunter2hunter2@bucket", signature abcdefgh%3D') == (
+        'Invalid bucket name "AKIA:***@bucket", signature ***'
+    )
