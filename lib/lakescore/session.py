@@ -215,7 +215,8 @@ def _start(builder: Any, what: str) -> SparkSession:
             PySparkLogger.getLogger(name).disabled = True
         if not is_connect(session):
             _quiet(session.sparkContext)
-            _watch_for_executors(session.sparkContext)
+    if not is_connect(session):
+        _watch_for_executors(session.sparkContext)
     return session
 
 
