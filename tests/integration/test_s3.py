@@ -415,6 +415,22 @@ def test_two_runs_that_make_a_delta_table_at_once(client: BaseClient, place: str
     assert len(lakescore.read(table)) == 2
 
 
+@pytest.mark.parametrize("content", [b"first", b""])
+def test_a_file_takes_its_name_only_once(client: BaseClient, place: str, content: bytes) -> None:
+    object_store.put(f"{place}/a", content)
+    object_store.put(f"{place}/b", b"second")
+
+    object_store.copy_new(f"{place}/a", f"{place}/c")
+    for other in "ab":
+        with pytest.raises(FileExistsError):
+            object_store.copy_new(f"{place}/{other}", f"{place}/c")
+    with pytest.raises(FileNotFoundError):
+        object_store.copy(f"{place}/nothing", f"{place}/c")
+
+    assert client.get_object(Bucket=BUCKET, Key=f"{place}/c".partition("/")[2])["Body"].read() == content
+    assert not client.list_multipart_uploads(Bucket=BUCKET).get("Uploads")
+
+
 # --- what does not work is said in one line, and soon
 
 
