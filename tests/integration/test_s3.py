@@ -35,6 +35,15 @@ KEY, SECRET = "AKIATESTTESTTEST0001", "s3cr3t-of-the-environment-0001"
 BY_DAY = "date_add(date'2026-01-01', cast(id % 3 as int))"
 
 
+# It ends with the tests, also where those are killed.
+_SERVER = """
+import os, sys, threading
+from moto.server import main
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+main(["-H", "127.0.0.1", "-p", sys.argv[1]])
+"""
+
+
 def _environment(url: str) -> dict[str, str]:
     return {
         "AWS_ENDPOINT_URL": url,
@@ -53,7 +62,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = free.getsockname()[1]
     url, log = f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("s3") / "server.log"
     with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=out, stderr=out)
+        process = subprocess.Popen([sys.executable, "-c", _SERVER, str(port)], stdin=subprocess.PIPE, stdout=out, stderr=out)
     try:
         for _ in range(300):
             try:

@@ -213,7 +213,8 @@ class ParquetSink(PathSink):
         return folder / f"{PARTITION}={self._batch.score_date.isoformat()}" / f"{BATCH}={escaped}"
 
     def _remove(self, folder: storage.Location) -> None:
-        self._remove_attempt(folder, self._root / journal.STAGING, self._root / journal.HIDDEN, self._root)
+        made = (self._root / name for name in (journal.STAGING, journal.JOURNAL, journal.HIDDEN))
+        self._remove_attempt(folder, *made, self._root)
 
 
 def _schema_of(spark: SparkSession, files: list[str]) -> T.StructType:
