@@ -216,6 +216,20 @@ def test_a_journal_whose_staged_files_are_gone_gives_the_old_rows_back(tmp_path:
     assert hidden(str(tmp_path)) == []
 
 
+def test_a_reader_whose_look_meets_a_whole_publication_looks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(str(tmp_path), "b", TWO)
+    real, looks = journal._data_files, []
+
+    def miss_a_day_at_first(root: Location) -> list[str]:
+        """One day was listed before the batch came, the other one after."""
+        looks.append(root)
+        return [name for name in real(root) if len(looks) > 1 or "2026-01-30" not in name]
+
+    monkeypatch.setattr(journal, "_data_files", miss_a_day_at_first)
+
+    assert shown(str(tmp_path), "b") == [1.0] * 4
+
+
 def test_a_second_journal_of_a_batch_is_refused_and_leaves_the_first(tmp_path: Path) -> None:
     first, second = (journal.Journal("b", f"b-{i}", ("score_date=2026-01-31/batch_id=b/x.parquet",), ()) for i in (1, 2))
 
