@@ -23,10 +23,10 @@ def why_not(folder: Path) -> str | None:
     trial = folder / "mount-trial"
     trial.mkdir(exist_ok=True)
     done = _mount("-t", "tmpfs", "none", str(trial))
-    if done.returncode:
-        return f"nothing can be mounted: {done.stderr.strip()}"
-    _unmount(trial)
-    return None
+    if not done.returncode:
+        _unmount(trial)
+    trial.rmdir()
+    return f"nothing can be mounted: {done.stderr.strip()}" if done.returncode else None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from chaos import checking, disks, reading, tracking_server
 from chaos.case import BATCH, STAGES, Case
 from chaos.jobs import Job, kill
+from chaos.world import ROW_BYTES
 
 _NURSERY, _DAEMON, _JVM = r"lakescore\.engine\.nursery", r"pyspark\.daemon", r"^\S*java .*org\.apache\.spark"
 _WORKERS = {"embedded": _NURSERY, "spark": f"{_NURSERY}|{_DAEMON}", "udf": _DAEMON, "submit": _DAEMON}
@@ -185,8 +186,8 @@ def _fill_output(case: Case) -> None:
     """The output's disk has room for a part of the batch, or for all of it and not for its commit."""
     case.stack.enter_context(disks.small_disk(case.table))
     case.read_anew()
-    size = case.world.sizes[case.fault.format]
-    free = int(case.random.choice((case.random.uniform(0, size), size + case.random.uniform(-8_192, 40_960))))
+    size = case.world.rows * ROW_BYTES
+    free = int(case.random.choice((case.random.uniform(0, size), size + case.random.uniform(-120_000, 60_000))))
     _fill(case, case.table, max(free, 0))
 
 

@@ -26,7 +26,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,8 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         lab = Lab(world.make(folder, options.rows), start + 60 * options.minutes)
         print(f"{len(chosen)} faults, seed {options.seed}, {options.at_once} at once, {options.rows:,} rows in a batch", flush=True)
         with ThreadPoolExecutor(options.at_once) as pool:
-            for done in pool.map(lab.inject, chosen):
-                if done is not None:
+            for future in as_completed([pool.submit(lab.inject, fault) for fault in chosen]):
+                if (done := future.result()) is not None:
                     outcomes.append(done)
                     print(_line(len(outcomes), done), flush=True)
     finally:

@@ -8,7 +8,7 @@ from chaos import main
 
 
 def test_a_few_faults_leave_nothing_behind(capfd: pytest.CaptureFixture[str]) -> None:
-    kinds = ["kill-driver", "signal", "kill-worker", "append-2", "same-batch"]
+    kinds = ["kill-driver", "signal", "kill-worker", "same-batch"]
 
     code = main.main(["--faults", "6", "--seed", "1", "--at-once", "2", "--backends", "embedded", "--only", *kinds])
 
