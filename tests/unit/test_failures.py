@@ -7,6 +7,7 @@ import pytest
 from lakescore.errors import ConfigError, InputError, LakescoreError, ModelError, OutputError, PlatformError
 from lakescore.failures import AVRO_MISSING, DELTA_MISSING, S3_MISSING, first_line, mark, translate, translated
 
+ENDED = "Spark's driver has ended: it was stopped, killed, or out of memory (give it more: spark.driver.memory)"
 STACK = "".join(f"\n\tat org.apache.spark.scheduler.Task{n}.run(Task.scala:{n})" for n in range(2_000))
 
 
@@ -32,6 +33,7 @@ def test_a_module_that_a_model_misses_is_the_workers_fault_where_the_driver_has_
         ("[DATA_SOURCE_NOT_FOUND] Failed to find the data source: delta.", PlatformError, DELTA_MISSING),
         ("[DELTA_CONFIGURE_SPARK_SESSION_WITH_EXTENSION_AND_CATALOG] x", PlatformError, DELTA_MISSING),
         ("Failed to find data source: avro. Avro is built-in but external data source module", PlatformError, AVRO_MISSING),
+        ("Answer from Java side is empty", PlatformError, ENDED),
         (
             "java.lang.ClassNotFoundException: Class org.apache.hadoop.fs.s3a.S3AFileSystem not found",
             PlatformError,
@@ -87,6 +89,12 @@ def test_a_known_failure_has_its_class_and_its_remedy(text: str, error: type[Lak
 
     assert type(found) is error
     assert line is None or str(found) == line
+
+
+def test_a_refused_connection_is_that_of_spark_only_where_nobody_else_is_named() -> None:
+    assert str(translate(ConnectionRefusedError(111, "Connection refused"), "doing", LakescoreError)) == ENDED
+    other = Exception("HTTPConnectionPool(host='x', port=1): [Errno 111] Connection refused")
+    assert "Spark" not in str(translate(other, "doing", LakescoreError))
 
 
 def test_the_first_of_two_marked_messages_counts() -> None:
