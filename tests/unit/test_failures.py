@@ -91,8 +91,9 @@ def test_a_known_failure_has_its_class_and_its_remedy(text: str, error: type[Lak
     assert line is None or str(found) == line
 
 
-def test_a_refused_connection_is_that_of_spark_only_where_nobody_else_is_named() -> None:
+def test_a_gateway_that_does_not_answer_is_that_of_a_spark_that_has_ended() -> None:
     assert str(translate(ConnectionRefusedError(111, "Connection refused"), "doing", LakescoreError)) == ENDED
+    assert str(translate(Exception("An error occurred while calling o45.unset"), "doing", LakescoreError)) == ENDED
     other = Exception("HTTPConnectionPool(host='x', port=1): [Errno 111] Connection refused")
     assert "Spark" not in str(translate(other, "doing", LakescoreError))
 
