@@ -126,7 +126,8 @@ def _signal_driver(case: Case) -> None:
     checking.check_processes(case)
     runs = [run for run in checking.runs_of(case).values() if run["tags"].get("lakescore.batch_id") == BATCH]
     is_there, statuses = _count(case, BATCH) == case.world.rows, [run["status"] for run in runs]
-    allowed = {0: ["FINISHED"]} if is_there else {128 + number: ["KILLED"]}
+    # Published, it may be hit on its way out, when all is said.
+    allowed = {0: ["FINISHED"], -number: ["FINISHED"]} if is_there else {128 + number: ["KILLED"]}
     if not runs and not is_there:
         allowed = {128 + number: [], -number: []}  # it had hardly begun
     if is_submit:
