@@ -6,7 +6,7 @@ SUBMIT := $(BIN)/spark-submit jobs/score.py
 # MLflow reports its use to its makers unless told not to; nothing here speaks to the outside.
 export MLFLOW_DISABLE_TELEMETRY := true
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench check format clean
+.PHONY: help setup demo test bench chaos check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ test: $(VENV)/.dev-ready ## set everything up and run the tests (ARGS="-k delta"
 
 bench: $(VENV)/.dev-ready ## measure against a plain script and the machine's limit (ARGS="--rows 10000 --models linear" for less)
 	$(BIN)/python tests/benchmarks $(ARGS)
+
+chaos: $(VENV)/.dev-ready ## inject 200 faults into running jobs, and look what is left of them (ARGS="--faults 20 --seed 3" for others)
+	$(BIN)/python tests/chaos $(ARGS)
 
 check: $(VENV)/.dev-ready ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
@@ -56,5 +59,5 @@ $(VENV)/.demo-ready: $(VENV)/.made setup.cfg conf/constraints.txt
 
 $(VENV)/.dev-ready: $(VENV)/.made setup.cfg conf/constraints.txt
 	$(INSTALL) --editable '.[all,dev]'
-	$(BIN)/lakescore setup-spark
+	$(BIN)/lakescore setup-spark --s3
 	@touch $@ $(VENV)/.demo-ready

@@ -10,10 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 from lakescore.version import __version__
 
-__all__ = ["LakescoreError", "Registration", "ScoreConfig", "ScoreResult", "__version__", "read", "register", "replay", "score"]
+__all__ = [
+    "Checkup",
+    "Deletion",
+    "Finding",
+    "LakescoreError",
+    "Registration",
+    "ScoreConfig",
+    "ScoreResult",
+    "__version__",
+    "delete_batch",
+    "doctor",
+    "read",
+    "register",
+    "replay",
+    "score",
+]
 
 if TYPE_CHECKING:
+    from lakescore.checkup import Checkup, Finding, doctor
     from lakescore.config import ScoreConfig
+    from lakescore.deletion import Deletion, delete_batch
     from lakescore.errors import LakescoreError
     from lakescore.models.register import Registration
     from lakescore.pipeline import replay, score
@@ -22,10 +39,15 @@ if TYPE_CHECKING:
     from lakescore.results import read
 
 _HOMES = {
+    "Checkup": "lakescore.checkup",
+    "Deletion": "lakescore.deletion",
+    "Finding": "lakescore.checkup",
     "LakescoreError": "lakescore.errors",
     "Registration": "lakescore.models.register",
     "ScoreConfig": "lakescore.config",
     "ScoreResult": "lakescore.result",
+    "delete_batch": "lakescore.deletion",
+    "doctor": "lakescore.checkup",
     "read": "lakescore.results",
     "register": "lakescore.registration",
     "replay": "lakescore.pipeline",

@@ -33,6 +33,7 @@ def why_spark_reads(config: ScoreConfig) -> str | None:
         "source.limit is set": source.limit is not None,
         "source.schema is set": source.ddl is not None,
         "source.timestamp is set": source.timestamp is not None,
+        "source.incremental.by is changes or column": source.incremental is not None and source.incremental.by in ("changes", "column"),
         "the output is not on this machine": output.path is not None and scheme_of(output.path) != "file",
         "PYSPARK_PYTHON is another Python": is_other_python(os.environ.get("PYSPARK_PYTHON")),
         "this system has no pipes that a process can hand on": os.name != "posix",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from lakescore import drift_cli
+from lakescore import drift_cli, repair_cli
 from lakescore.commands import Parser, failed, run_command
 from lakescore.errors import ConfigError, LakescoreError, did_you_mean, listing
 from lakescore.redact import redact
@@ -33,6 +34,13 @@ _REPLAY_HELP = """Score the rows again that a run has quarantined, after the mod
 The rows are those of run.batch_id in the quarantine, as the source had them; they become the batch BATCH.replay. For example:
   lakescore replay --config conf/score.yaml run.batch_id=2026-01-31 model.uri=models:/churn/4"""
 
+_BACKFILL_HELP = """Score a range of dates, one batch for each: run.date is the date, and the batch NAME-DATE.
+
+The source, or source.filter, must have ${run.date} in it. Dates whose batch is there are skipped, so that the same command goes on where
+it stopped. --since D goes until yesterday in run.timezone. For example:
+  lakescore backfill --from 2026-01-01 --to 2026-01-31 source.path='data/${run.date}'
+  lakescore backfill --since 2026-01-01 --keep-going source.filter="day = '${run.date}'" """
+
 _READ_HELP = """Print the results of a run, or of all batches in an output, as a table.
 
   lakescore read 0f4c...               the rows of one run, wherever it wrote them (Delta, Parquet, a table, jsonl, append_row)
@@ -55,10 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = {
         "score": score_main,
         "replay": replay_main,
+        "backfill": backfill_main,
         "read": read_main,
         "register": register_main,
         "stats": drift_cli.stats_main,
         "drift": drift_cli.drift_main,
+        "doctor": repair_cli.doctor_main,
+        "delete-batch": repair_cli.delete_main,
         "serve": service.serve_main,
         "trigger": service.trigger_main,
         "setup-spark": _setup_spark,
@@ -66,13 +77,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: lakescore COMMAND ...\n\ncommands:\n  score        score a source with a model (see lakescore score --help)")
         print("  replay       score the quarantined rows of a batch again (see lakescore replay --help)")
+        print("  backfill     score a range of dates, one batch for each (see lakescore backfill --help)")
         print("  read         print a run's results as a table (see lakescore read --help)")
         print("  register     register a model file, folder or run's artifact (see lakescore register --help)")
         print("  stats        count a data set, and keep that with the model for drift (see lakescore stats --help)")
         print("  drift        compare two data sets, or plot drift over time (see lakescore drift --help)")
+        print("  doctor       find and mend what crashed runs left (see lakescore doctor --help)")
+        print("  delete-batch delete one batch of an output (see lakescore delete-batch --help)")
         print("  serve        run pipelines by REST, by schedule and from a page (see lakescore serve --help)")
         print("  trigger      have a service run a pipeline (see lakescore trigger --help)")
-        print("  setup-spark  put Delta's and Avro's jars where this environment's Spark finds them\n\noptions:\n  --version")
+        print("  setup-spark  put Delta's, Avro's and S3's jars where this environment's Spark finds them\n\noptions:\n  --version")
         return 0 if arguments else ConfigError.exit_code
     if arguments[0] == "--version":
         print(f"lakescore {__version__}")
@@ -97,6 +111,11 @@ def read_main(argv: Sequence[str] | None = None) -> int:
 def replay_main(argv: Sequence[str] | None = None) -> int:
     """Run ``lakescore replay``; returns the exit code."""
     return run_command(_replay_options, _replay, argv)
+
+
+def backfill_main(argv: Sequence[str] | None = None) -> int:
+    """Run ``lakescore backfill``; returns the exit code."""
+    return run_command(_backfill_options, _backfill, argv)
 
 
 def register_main(argv: Sequence[str] | None = None) -> int:
@@ -159,6 +178,46 @@ def _replay(options: argparse.Namespace) -> int:
     from lakescore import pipeline
 
     print(describe_result(pipeline.replay(config)))
+    return 0
+
+
+def _backfill_options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = Parser("lakescore backfill", _BACKFILL_HELP)
+    parser.add_argument("--from", dest="first", type=_date, metavar="DATE", help="the first date, 2026-01-31 for example")
+    parser.add_argument("--to", dest="last", type=_date, metavar="DATE", help="the last date, itself included")
+    parser.add_argument("--since", type=_date, metavar="DATE", help="the first date; the last one is yesterday")
+    parser.add_argument("--keep-going", action="store_true", help="go on after a date that failed")
+    parser.add_argument("--config", action="append", metavar="FILE", help=f"YAML file, as for score (default: {DEFAULT_CONFIG})")
+    parser.add_argument("--verbose", action="store_true", help="log more, and show the traceback of an error")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="wins over the files")
+    return parser.parse_intermixed_args(argv)
+
+
+def _date(text: str) -> date:
+    try:
+        found = date.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or found.isoformat() != text:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a date like 2026-01-31")
+    return found
+
+
+def _backfill(options: argparse.Namespace) -> int:
+    is_range = options.first is not None and options.last is not None
+    if is_range == (options.since is not None) or (options.since is not None and (options.first or options.last)):
+        raise ConfigError("backfill: give --from DATE and --to DATE, or --since DATE; see lakescore backfill --help")
+    if is_range and options.first > options.last:
+        raise ConfigError(f"--from: {options.first} is after --to {options.last}")
+    from lakescore import backfilling
+
+    found = backfilling.backfill(
+        options.config or [DEFAULT_CONFIG], options.overrides, options.since or options.first, options.last, keep_going=options.keep_going
+    )
+    print(backfilling.describe(found) if found else f"no date from {options.since} until yesterday; nothing to do")
+    error = backfilling.failure(found)
+    if error is not None:
+        raise error
     return 0
 
 
@@ -266,6 +325,8 @@ def describe_plan(plan: Plan) -> str:
     lines += [f"  {field.name}: {field.dataType.simpleString()}" for field in output_schema(plan).fields]
     version = "" if plan.source.version is None else f", version {plan.source.version}"
     lines += ["", redact(f"source: {plan.source.description}{version}")]
+    if plan.source.window is not None:
+        lines.append(redact(f"what is new: {plan.source.window}"))
     then = {"skip": "nothing would be done", "replace": "it would be replaced", "fail": "the run would fail"}[plan.config.run.on_rerun]
     state = f"is there already: {then}" if plan.published else "is new"
     if plan.quarantine is not None:
@@ -278,6 +339,9 @@ def describe_result(result: ScoreResult) -> str:
     """The closing summary."""
     if result.outcome == "skipped":
         return f"batch {result.batch_id} is in {result.location} already; nothing to do (run.on_rerun=skip)"
+    if result.outcome == "nothing_new":
+        since = f" since the batch {result.batch_id} in {result.location}" if result.batch_id else ""
+        return redact(f"nothing new{since}; nothing to do (source.incremental)")
     if result.outcome == "reused":
         return redact(
             f"the same input, model and settings gave batch {result.batch_id} in {result.location} already (run {result.run_id}); nothing "

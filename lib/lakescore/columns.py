@@ -15,7 +15,7 @@ from pyspark.sql import types as T
 from lakescore import session
 from lakescore.casts import Problems, explicit_cast, is_number_cast, safe_cast
 from lakescore.config import ALL_FEATURES, ColumnsConfig
-from lakescore.errors import ConfigError, InputError, ModelError, NeedsSparkError, did_you_mean, listing, nearest
+from lakescore.errors import ConfigError, InputError, ModelError, NeedsSparkError, did_you_mean, listing, look_alikes, nearest
 from lakescore.schema import UNREADABLE, Feature, Signature, Tensor, column, is_same
 
 _INTEGERS = (T.ByteType, T.ShortType, T.IntegerType, T.LongType)
@@ -345,7 +345,7 @@ def _of_type(kind: T.DataType) -> str:
 
 def _rename_hint(name: str, spare: Sequence[str]) -> str:
     near = nearest(name, spare)
-    return f" Did you mean {near!r}? If so: columns.rename={{{near}: {name}}}." if near else ""
+    return f" Did you mean {near!r}?{look_alikes(name, near)} If so: columns.rename={{{near}: {name}}}." if near else ""
 
 
 def _unnamed_inputs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import NoReturn
 
 from lakescore import console
 from lakescore.errors import ConfigError, LakescoreError
+from lakescore.interruption import Interrupted, ends_by_signals
 from lakescore.redact import redact
 
 
@@ -36,17 +38,32 @@ def run_command(
     """Parse and run; whatever goes wrong becomes one line and an exit code."""
     verbose = False
     try:
-        options = parse(list(sys.argv[1:] if argv is None else argv))
-        verbose = options.verbose
-        configure_logging(verbose)
-        return run(options)
+        with ends_by_signals(with_parent=console.under_spark_submit()):
+            options = parse(list(sys.argv[1:] if argv is None else argv))
+            verbose = options.verbose
+            configure_logging(verbose)
+            return _run_to_its_end(run, options)
+    except Interrupted as interrupted:
+        return _ended(interrupted)
+    except KeyboardInterrupt:
+        return _ended(Interrupted(signal.SIGINT))
     except LakescoreError as error:
         return failed(error, verbose)
-    except KeyboardInterrupt:
-        console.complain("lakescore: interrupted; nothing was published")
-        return 130
     except Exception as error:
         return failed(LakescoreError(f"{type(error).__name__}: {error}"), verbose, error)
+
+
+def _run_to_its_end(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """A library or a model's code that calls ``sys.exit`` would look like the end of the work."""
+    try:
+        return run(options)
+    except SystemExit as error:
+        raise LakescoreError(f"something ended the process before the work was done (SystemExit: {error})") from error
+
+
+def _ended(interrupted: Interrupted) -> int:
+    console.complain(f"lakescore: {interrupted}")
+    return interrupted.exit_code
 
 
 def failed(error: LakescoreError, verbose: bool = False, cause: BaseException | None = None) -> int:

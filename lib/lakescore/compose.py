@@ -6,9 +6,11 @@ Precedence: defaults < files, in order < values given in Python < overrides. Ome
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import uuid
 import zoneinfo
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timezone
 from pathlib import Path, PurePath
 from typing import Any
@@ -18,13 +20,16 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from lakescore.config import EXCLUSIVE_KEYS, OF_SOURCE_PATH, OWN_FOLDER, ROW_FILES, ScoreConfig, Section, keys_of, section_of
+from lakescore.config import EXCLUSIVE_KEYS, OF_SOURCE_PATH, OWN_FOLDER, ROW_FILES, RunConfig, ScoreConfig, Section, keys_of, section_of
 from lakescore.errors import ConfigError, did_you_mean, listing
-from lakescore.redact import is_secret_key, redact, redact_tree
+from lakescore.redact import hide, hide_parts, is_secret_key, redact, redact_tree
 from lakescore.strict_yaml import parse_value, parse_yaml
 
 COMMAND_LINE = "command line"
 GIVEN_VALUES = "given values"
+# A device, or a data file that is given by mistake, is not read to its end.
+_MOST_BYTES = 16 << 20
+_FROM_ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*([A-Za-z_][A-Za-z0-9_]*)")
 _EXPECTED = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -45,6 +50,7 @@ def compose(
     overrides: Sequence[str] = (),
     values: Mapping[str, Any] | None = None,
     now: datetime | None = None,
+    day: date | None = None,
 ) -> ScoreConfig:
     """Merge all layers and check the result.
 
@@ -53,6 +59,7 @@ def compose(
         overrides: ``section.key=value``; they win over everything.
         values: nested values given by a Python caller.
         now: the time at which the run starts (aware); default: the clock.
+        day: the run's date, whatever the layers say, which becomes a part of the batch's ID.
 
     Raises:
         ConfigError: naming the key, what was given and where, and what is expected.
@@ -64,12 +71,55 @@ def compose(
         layers.append((GIVEN_VALUES, tree))
     layers += [(COMMAND_LINE, override) for override in map(parse_override, overrides)]
     origins = _Origins(layers)
-    merged = _fixed_at_start(_merge(layers), now or datetime.now(timezone.utc), origins)
-    tree = _put_rows_back(_resolve(merged, origins), aside)
+    merged = _fixed_at_start(_merge(layers), now or datetime.now(timezone.utc), origins, day)
+    resolved = _resolve(merged, origins)
+    _hide_secrets(layers, resolved)
+    tree = _put_rows_back(resolved, aside)
     try:
-        return ScoreConfig.model_validate(tree)
+        config = ScoreConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error, origins)) from error
+    if config.source.incremental is not None:
+        _refuse_other_place_each_day(merged, origins)
+    return config
+
+
+def _refuse_other_place_each_day(merged: Any, origins: _Origins) -> None:
+    """What has been scored already is kept beside one source and one output: with others tomorrow, all would be new again."""
+    trees = []
+    for day in ("2000-01-01", "2000-01-02"):
+        merged["run"]["date"] = day
+        trees.append(_resolve(merged, origins))
+    for section, key in (
+        ("source", "path"),
+        ("source", "table"),
+        ("source", "query"),
+        ("source", "incremental"),
+        ("output", "path"),
+        ("output", "table"),
+    ):
+        if trees[0][section].get(key) != trees[1][section].get(key):
+            raise ConfigError(
+                f"{section}.{key}: with source.incremental it must be the same each day, and ${{run.date}} is in it "
+                f"({origins.of([section, key])})"
+            )
+
+
+def _hide_secrets(layers: Sequence[Layer], resolved: Any) -> None:
+    """What a variable called like a secret holds stays one, whatever key it is given to, and so do the passwords in URIs."""
+    for text in _texts(resolved):
+        hide_parts(text)
+    for name in _FROM_ENVIRONMENT.findall(repr([tree for _, tree in layers])):
+        if is_secret_key(name):
+            hide(os.environ.get(name, ""))
+
+
+def _texts(tree: Any) -> Iterator[str]:
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, (dict, list)):
+        for item in tree.values() if isinstance(tree, dict) else tree:
+            yield from _texts(item)
 
 
 def _set_rows_aside(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -103,7 +153,13 @@ def _plain(value: Any, at: tuple[str, ...] = ()) -> Any:
 def read_file(path: Path) -> dict[str, Any]:
     """Read one YAML file as a mapping of sections."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as stream:
+            content = stream.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ConfigError(
+                f"--config: {path} has more than {_MOST_BYTES >> 20} MB and is no configuration; data belong into source.path"
+            )
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         siblings = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         raise ConfigError(f"--config: {path} does not exist.{did_you_mean(path.name, siblings)}") from None
@@ -194,7 +250,7 @@ def _drop_replaced(merged: Any, tree: Mapping[str, Any]) -> None:
             del merged[name]
 
 
-def _fixed_at_start(tree: Any, now: datetime, origins: _Origins) -> Any:
+def _fixed_at_start(tree: Any, now: datetime, origins: _Origins, day: date | None) -> Any:
     """Fill in what is decided once, when the run starts: its date in its time zone, and its batch."""
     if "run" not in tree:
         tree["run"] = {}
@@ -202,18 +258,37 @@ def _fixed_at_start(tree: Any, now: datetime, origins: _Origins) -> Any:
     if not OmegaConf.is_dict(run):
         return tree
     zone = _lookup(run, "timezone", origins) or "UTC"
+    if day is not None:
+        run["date"] = day.isoformat()
     if _lookup(run, "date", origins) is None:
         # The check of the time zone itself says what is wrong with it.
         with contextlib.suppress(zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             run["date"] = now.astimezone(zoneinfo.ZoneInfo(str(zone))).date().isoformat()
     _own_folder(tree, run, now, origins)
-    if _lookup(run, "batch_id", origins) is None:
+    given = _lookup(run, "batch_id", origins)
+    if day is not None:
+        name = str(given) if given is not None else _slug(run, origins)
+        run["batch_id"] = name if day.isoformat() in name else f"{name}-{day.isoformat()}"
+    elif given is None and _is_incremental(tree):
+        run["batch_id"] = _slug(run, origins)  # what the IDs of its batches begin with
+    elif given is None:
         on_rerun = _lookup(run, "on_rerun", origins)
         if on_rerun in ("replace", "fail"):
             where = origins.of(["run", "on_rerun"])
             raise ConfigError(f"run.on_rerun: {on_rerun} needs run.batch_id; without one each run makes a new batch ({where})")
         run["batch_id"] = f"{now.astimezone(timezone.utc):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     return tree
+
+
+def _is_incremental(tree: Any) -> bool:
+    source = tree.get("source")
+    return bool(OmegaConf.is_dict(source) and OmegaConf.is_dict(source._get_node("incremental")))
+
+
+def _slug(run: Any, origins: _Origins) -> str:
+    """The run's name as a batch's ID may be."""
+    name = str(_lookup(run, "name", origins) or RunConfig().name)
+    return re.sub(r"[^A-Za-z0-9]+$|^[^A-Za-z0-9]+", "", re.sub(r"[^A-Za-z0-9._-]+", "-", name)) or RunConfig().name
 
 
 def _own_folder(tree: Any, run: Any, now: datetime, origins: _Origins) -> None:

@@ -35,6 +35,7 @@ ROW_FILES = {"jsonl": "batch-infer-res.jsonl", "append_row": "parallel_run_step.
 _INT = 2**31 - 1
 # The run's own folder, by its time of start.
 OWN_FOLDER = "outputs/%Y-%m-%d/%H-%M-%S"
+_FILE_NAME_BYTES = 200
 _BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+@=~-]{0,127}")
 
 
@@ -108,6 +109,13 @@ def _iso_date(value: Any) -> Any:
     return Date.fromisoformat(value)
 
 
+def _is_time(text: str) -> bool:
+    try:
+        return bool(datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", text)))
+    except ValueError:
+        return False
+
+
 def _known_zone(value: str) -> str:
     try:
         zoneinfo.ZoneInfo(value)
@@ -119,6 +127,9 @@ def _known_zone(value: str) -> str:
 def _plain_file_name(value: str) -> str:
     if "/" in value or "\\" in value or value.startswith((".", "_")):
         raise ValueError("must be a file's name without a folder, and not begin with . or _; the folder is output.path")
+    # File systems hold 255 bytes, and the record beside the file has a longer name.
+    if not value.isprintable() or len(value.encode()) > _FILE_NAME_BYTES:
+        raise ValueError(f"must be a file's name of at most {_FILE_NAME_BYTES} bytes without control characters")
     return value
 
 
@@ -128,8 +139,13 @@ def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def is_batch_id(value: str) -> bool:
+    """Whether a batch may be called so."""
+    return bool(_BATCH_ID.fullmatch(value))
+
+
 def _safe_batch_id(value: str) -> str:
-    if not _BATCH_ID.fullmatch(value):
+    if not is_batch_id(value):
         raise ValueError("must be 1 to 128 letters, digits or any of . _ : + @ = ~ -, beginning with a letter or digit")
     return value
 
@@ -271,6 +287,27 @@ class ImageConfig(Section):
         return self
 
 
+class IncrementalConfig(Section):
+    """How a run knows what no run before it has scored, and where that is kept."""
+
+    by: Literal["versions", "changes", "files", "column"]
+    column: Text | None = None
+    start: Text | None = None
+    state: Text | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> IncrementalConfig:
+        if (self.column is not None) != (self.by == "column"):
+            raise ValueError("column is the watermark of by: column, and required there")
+        if self.start is None or self.by == "column":
+            return self
+        may_be_version = self.by in ("versions", "changes")
+        if not (may_be_version and self.start.isdigit()) and not _is_time(self.start):
+            wanted = "a version, or a time" if may_be_version else "a time"
+            raise ValueError(f"start must be {wanted} like 2026-01-31 or 2026-01-31T06:00:00Z; got {self.start!r}")
+        return self
+
+
 class SourceConfig(Section):
     """What is scored: files, a table, a query or rows."""
 
@@ -287,10 +324,12 @@ class SourceConfig(Section):
     limit: Annotated[int, Field(ge=0, le=_INT)] | None = None
     version: Annotated[int, Field(ge=0)] | None = None
     timestamp: Text | None = None
+    incremental: IncrementalConfig | None = None
 
     @model_validator(mode="after")
     def _check(self) -> SourceConfig:
         self.require_one_of("source")
+        self._check_incremental()
         if self.version is not None and self.timestamp is not None:
             raise ValueError("version and timestamp exclude each other")
         travels = self.version is not None or self.timestamp is not None
@@ -307,6 +346,24 @@ class SourceConfig(Section):
         if self.ddl is not None and self.path is None and self.rows is None:
             raise ValueError("schema belongs to source.path or source.rows; a table and a query have their own")
         return self
+
+    def _check_incremental(self) -> None:
+        if self.incremental is None:
+            return
+        by = self.incremental.by
+        for key in ("version", "timestamp", "limit"):
+            if getattr(self, key) is not None:
+                raise ValueError(f"{key} and incremental exclude each other: what a batch reads is what is new")
+        given = next(key for key in EXCLUSIVE_KEYS["source"] if getattr(self, key) is not None)
+        suited = {"files": ("path",), "column": ("path", "table", "query")}.get(by, ("path", "table"))
+        if given not in suited:
+            raise ValueError(f"incremental.by: {by} needs source.{' or source.'.join(suited)}; found {given}")
+        if by == "files" and self.format == "delta":
+            raise ValueError("incremental.by: files is not for Delta tables, whose files are no rows; take versions or changes")
+        if by in ("versions", "changes") and self.format not in (None, "delta"):
+            raise ValueError(f"incremental.by: {by} needs a Delta table; got format {self.format}")
+        if by in ("versions", "changes") and self.path is not None and len(self.path) != 1:
+            raise ValueError(f"incremental.by: {by} needs one Delta table; found {len(self.path)} paths")
 
 
 class ColumnsConfig(Section):
@@ -557,7 +614,22 @@ class ScoreConfig(Section):
             raise ValueError("scoring.batch_size is for a model; what an entry script gets at once is scoring.mini_batch_size")
         for key in self.service.allow:
             self._check_allowed(key)
+        if self.source.incremental is not None:
+            self._check_incremental(self.source.incremental)
         return self
+
+    def _check_incremental(self, incremental: IncrementalConfig) -> None:
+        """Whether a batch is done is asked of the output, so it must be one that remembers all batches."""
+        if self.run.on_rerun != "skip":
+            raise ValueError(
+                f"run.on_rerun: {self.run.on_rerun} is not for source.incremental, which scores nothing twice; leave it at skip"
+            )
+        if self.output.is_row_file:
+            raise ValueError(f"output.format: {self.output.format} holds one batch at most; source.incremental needs delta or parquet")
+        if self.scoring.allow_reuse:
+            raise ValueError("scoring.allow_reuse is not for source.incremental, which scores nothing twice")
+        if self.output.table is not None and incremental.state is None:
+            raise ValueError("source.incremental.state is required with output.table: a folder for what is scored already")
 
     def _check_allowed(self, key: str) -> None:
         section: type[Section] | None = type(self)

@@ -43,4 +43,5 @@ def complain(line: str) -> None:
             sys.stdout.flush()
             print_on_jvm_stderr(line)
             return
-    print(line, file=sys.stderr)
+    with contextlib.suppress(OSError):  # spark-submit, which read it, is gone
+        print(line, file=sys.stderr, flush=True)

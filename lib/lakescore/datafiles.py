@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from lakescore import text_checks
 from lakescore.errors import InputError
-from lakescore.parquet_files import OnlySparkError, ParquetFiles, of_footers
+from lakescore.parquet_files import OnlySparkError, ParquetFiles, of_footers, read_footer
 from lakescore.readers import option
 from lakescore.storage import File
 
@@ -111,7 +111,7 @@ def _footer(found: Found, format_: str, read: Callable[[Any], Footer]) -> Footer
 
 
 def _parquet(stream: Any) -> Footer:
-    footer = pq.read_metadata(stream)
+    footer = read_footer(stream)
     for i in range(footer.num_columns):
         leaf = footer.schema.column(i)
         if leaf.physical_type == "INT64" and "nanoseconds" in str(leaf.logical_type):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,7 +15,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from pyspark.sql import types as T
 
-from lakescore.parquet_files import OnlySparkError, ParquetFiles, of_footers
+from lakescore.parquet_files import OnlySparkError, ParquetFiles, of_footers, read_footer
 from lakescore.schema import nullable
 
 # Files are added and removed, and nothing else is to be known of them.
@@ -35,6 +37,36 @@ def files_of(table: DeltaTable, root: str) -> ParquetFiles:
     Raises:
         OnlySparkError: the snapshot is more than its files (deletion vectors, column mapping), or pyarrow would read them otherwise.
     """
+    return _of_adds(table, root, pa.table(table.get_add_actions(flatten=True)).to_pylist())
+
+
+def added_to(table: DeltaTable, root: str, adds: Sequence[dict[str, Any]]) -> ParquetFiles:
+    """The files of some ``add`` actions, as they stand in the log, with the table's columns.
+
+    Raises:
+        OnlySparkError: as ``files_of``.
+    """
+    kinds = {one.name: one.dataType for one in T.StructType.fromJson(json.loads(table.schema().to_json())).fields}
+    return _of_adds(table, root, [_flat(add, kinds) for add in adds])
+
+
+def _flat(add: dict[str, Any], kinds: dict[str, T.DataType]) -> dict[str, Any]:
+    values = {f"partition.{name}": _typed(text, kinds.get(name)) for name, text in add["partitionValues"].items()}
+    return {"path": add["path"], "size_bytes": add["size"], **values}
+
+
+def _typed(text: str | None, kind: T.DataType | None) -> Any:
+    """A partition's value, which a log has as text; the empty one is null."""
+    if not text:
+        return None
+    if isinstance(kind, T.BooleanType):
+        return text == "true"
+    if isinstance(kind, T.DateType):
+        return date.fromisoformat(text)
+    return int(text) if isinstance(kind, (T.ByteType, T.ShortType, T.IntegerType, T.LongType)) else text
+
+
+def _of_adds(table: DeltaTable, root: str, adds: list[dict[str, Any]]) -> ParquetFiles:
     protocol = table.protocol()
     features = set(protocol.reader_features or ())
     if protocol.min_reader_version > _PLAIN_READER and (not features or features - _READABLE_FEATURES):
@@ -47,7 +79,6 @@ def files_of(table: DeltaTable, root: str) -> ParquetFiles:
     odd = next((one for one in partition.fields if not isinstance(one.dataType, _PARTITION_TYPES)), None)
     if odd is not None:
         raise OnlySparkError(f"the Delta table is partitioned by {odd.name!r}, which is {odd.dataType.simpleString()}")
-    adds = pa.table(table.get_add_actions(flatten=True)).to_pylist()
     if len(adds) > _MAX_FILES:
         raise OnlySparkError(f"the Delta table has more than {_MAX_FILES} files")
     if not adds:
@@ -67,4 +98,5 @@ def _footer(root: str, add: dict[str, Any]) -> tuple[str, int, pq.FileMetaData]:
     if os.path.isabs(path) or "://" in path:
         raise OnlySparkError("the Delta table names files outside its folder")
     full = os.path.join(root, path)
-    return full, int(add["size_bytes"]), pq.read_metadata(full)
+    with pa.OSFile(full) as stream:
+        return full, int(add["size_bytes"]), read_footer(stream)

@@ -16,13 +16,18 @@ This module imports nothing of the package but ``redact`` and nothing heavy at a
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 from lakescore.redact import redact
 
+# A model may raise megabytes; nobody reads more of a line than this.
+_MOST_CHARACTERS = 4_000
+_MOST_READ = 25 * _MOST_CHARACTERS
+
 
 class LakescoreError(Exception):
-    """The base of all expected failures; ``str(error)`` is always one line without secrets.
+    """The base of all expected failures; ``str(error)`` is always one line of bounded length, without secrets and control characters.
 
     ``run_id`` is the MLflow run that has recorded it; None where none had begun.
     """
@@ -31,7 +36,13 @@ class LakescoreError(Exception):
     run_id: str | None = None
 
     def __init__(self, message: str) -> None:
-        super().__init__(redact(" ".join(message.split())))
+        line = redact(" ".join(message[:_MOST_READ].split()))
+        super().__init__(_printable(line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}..."))
+
+
+def _printable(text: str) -> str:
+    """Names come from files: what a terminal would act on, and halves of characters, are shown as Python writes them."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class PlatformError(LakescoreError):
@@ -86,7 +97,17 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The nearest known name as `` Did you mean 'x'?``, or an empty string."""
     near = nearest(name, known)
-    return f" Did you mean {near!r}?" if near else ""
+    return f" Did you mean {near!r}?{look_alikes(name, near)}" if near else ""
+
+
+def look_alikes(name: str, other: str) -> str:
+    """How two names are written that a reader cannot tell apart, or an empty string."""
+    one, two = (unicodedata.normalize("NFKC", text) for text in (name, other))
+    pairs = zip(one, two, strict=True) if len(one) == len(two) and name != other else ()
+    alike = [a == b or a.isascii() != b.isascii() for a, b in pairs]
+    if not alike or not all(alike) or (name + other).isascii():
+        return ""
+    return f" They look alike, and are {name!a} and {other!a}."
 
 
 def listing(names: Iterable[object], limit: int = 8) -> str:

@@ -6,11 +6,13 @@ text with a stack trace around it.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import unquote
 
+from lakescore import object_store
 from lakescore.errors import ConfigError, InputError, LakescoreError, ModelError, OutputError, PlatformError
 
 _MARKED = re.compile(r"\[lakescore:(?P<kind>model|input|output)\] (?P<text>.*?) \[/lakescore\]", re.DOTALL)
@@ -31,7 +33,13 @@ _CSV_SIZES = re.compile(r"Header length: (\d+), schema size: (\d+)")
 _HIDDEN_SOURCE = re.compile(r"\s*(?:at )?\[Source: REDACTED [^\]]*\]")
 _EXCEPTION = re.compile(r"^(?:[\w$]+\.)+[\w$]+(?:Exception|Error)(?:: | - )")
 _PYTHON_ERROR = re.compile(r"^(?P<error>[A-Za-z_][\w.]*(?:Error|Exception|Warning)(?::[^\n]*)?)$", re.MULTILINE)
+_NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '(?P<module>[\w.]+)'")
 _WORKER_GONE = re.compile(r"Python worker exited unexpectedly|Python worker .*\bcrashed\b|java\.io\.EOFException\s*\Z")
+# What is said by the gateway to a JVM that is gone, and by a JVM that is shutting down.
+END_OF_JVM = re.compile(
+    r"Answer from Java side is empty|\AError while sending|trying to connect to the Java server|SparkContext was shut down|"
+    r"\A\[Errno \d+\] Connection refused\Z|\AAn error occurred while calling [\w.$:]+\Z|Cannot call methods on a stopped SparkContext"
+)
 DELTA_MISSING = (
     "Delta Lake is not on Spark's classpath: run `lakescore setup-spark` once in this environment, or add "
     "`--packages io.delta:delta-spark_4.2_2.13:4.4.0 --conf spark.sql.extensions=io.delta.sql.DeltaSparkSessionExtension "
@@ -40,6 +48,10 @@ DELTA_MISSING = (
 AVRO_MISSING = (
     "Avro is not on Spark's classpath: run `lakescore setup-spark` once in this environment, or add "
     "`--packages org.apache.spark:spark-avro_2.13:VERSION` (your Spark's version) to spark-submit"
+)
+S3_MISSING = (
+    "hadoop-aws, by which Spark reads and writes S3, is not on its classpath: run `lakescore setup-spark --s3` once in this "
+    "environment, or add `--packages org.apache.hadoop:hadoop-aws:VERSION` (the version of its hadoop-client-api jar) to spark-submit"
 )
 
 
@@ -69,8 +81,11 @@ def translate(error: BaseException, doing: str, default: type[LakescoreError]) -
     text = str(error)
     marked = _MARKED.search(text)
     if marked:
-        return _KINDS[marked.group("kind")](marked.group("text"))
-    return _platform_error(text) or _read_error(text, doing) or default(f"{doing}: {first_line(text)}")
+        return _missing_module(marked.group("text")) or _KINDS[marked.group("kind")](marked.group("text"))
+    found = _platform_error(text)
+    if found is None and (reason := object_store.reason(error)) is not None:
+        return default(f"{doing}: {reason}")
+    return found or _read_error(text, doing) or default(f"{doing}: {first_line(text)}")
 
 
 def first_line(text: str) -> str:
@@ -105,13 +120,9 @@ def _platform_error(text: str) -> LakescoreError | None:
             "the workers run another Python version than the driver: set PYSPARK_PYTHON (or spark.pyspark.python) to the "
             f"driver's Python on every host: {first_line(text)}"
         )
-    missing = re.search(r"ModuleNotFoundError: No module named '(?P<module>[\w.]+)'", text)
+    missing = _NO_MODULE.search(text)
     if missing:
-        extra = " (Pillow, of the extra lakescore[images])" if missing.group("module") == "PIL" else ""
-        return PlatformError(
-            f"the workers' Python has no module {missing.group('module')!r}{extra}: set PYSPARK_PYTHON to the environment that has "
-            "it, or ship it with --py-files or --archives"
-        )
+        return _no_module(missing.group("module"))
     if re.search(r"Cannot run program \"(?P<program>[^\"]+)\"", text):
         program = re.search(r"Cannot run program \"([^\"]+)\"", text)
         return PlatformError(
@@ -122,17 +133,41 @@ def _platform_error(text: str) -> LakescoreError | None:
         return PlatformError(DELTA_MISSING)
     if re.search(r"AVRO_NOT_AVAILABLE|Avro is built-in but external|DATA_SOURCE_NOT_FOUND.*\bavro\b|AVRO_NOT_LOADED", text, re.DOTALL):
         return PlatformError(AVRO_MISSING)
+    if re.search(r"S3AFileSystem not found|No FileSystem for scheme \"?s3|UnsupportedFileSystemException.*\bs3", text):
+        return PlatformError(S3_MISSING)
     if _WORKER_GONE.search(text):
         return PlatformError(
             "a worker's Python ended without a word: out of memory (give executors more, or set scoring.batch_size lower), or a crash in "
             "the model's native code"
         )
+    if END_OF_JVM.search(text):
+        return PlatformError("Spark's driver has ended: it was stopped, killed, or out of memory (give it more: spark.driver.memory)")
     denied = re.search(r"(?:Permission denied|Read-only file system|Mkdirs failed to create)[^\n]*", text)
     if denied and "FAILED_READ_FILE" not in text:
         return OutputError(f"the output cannot be written: {denied.group(0)}; check the permissions of output.path")
     if "No space left on device" in text:
         return OutputError("no space is left on the disk: free some, or point spark.local.dir or output.path elsewhere")
     return None
+
+
+def _missing_module(text: str) -> PlatformError | None:
+    """What a model misses on a worker is the worker's fault where this Python has it, else the model's."""
+    missing = _NO_MODULE.search(text)
+    if missing is None:
+        return None
+    try:
+        found = importlib.util.find_spec(missing.group("module"))
+    except (ImportError, ValueError):
+        return None
+    return None if found is None else _no_module(missing.group("module"))
+
+
+def _no_module(module: str) -> PlatformError:
+    extra = " (Pillow, of the extra lakescore[images])" if module == "PIL" else ""
+    return PlatformError(
+        f"the workers' Python has no module {module!r}{extra}: set PYSPARK_PYTHON to the environment that has it, or ship it with "
+        "--py-files or --archives"
+    )
 
 
 def _read_error(text: str, doing: str) -> LakescoreError | None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import PurePosixPath
 from typing import Any
 
+import pyarrow as pa
 from deltalake import DeltaTable
 
-from lakescore import datafiles, delta_files, file_checks, frames, readers, storage
+from lakescore import datafiles, delta_files, delta_log, file_checks, frames, readers, storage
 from lakescore.catalog import quote_table
 from lakescore.config import ROW_PER_FILE, SourceConfig
 from lakescore.errors import ConfigError, InputError, did_you_mean, listing
+from lakescore.offsets import Window
 from lakescore.parquet_files import OnlySparkError, ParquetFiles
 from lakescore.readers import option
+
+log = logging.getLogger(__name__)
 
 _PARQUET_MAGIC = b"PAR1"
 _SUFFIXES = {
@@ -41,6 +46,8 @@ class Inspection:
         empty: local files of no bytes, which Spark leaves out, where each file is a row.
         parquet: Parquet files on this machine that workers may read by themselves; None where only Spark reads them right, for the reason
             ``only_spark``.
+        window: what this batch reads of an incremental source; None: everything.
+        base: the folder below which folders are partitions, where single files of it are read.
     """
 
     format: str | None = None
@@ -55,29 +62,44 @@ class Inspection:
     empty: tuple[storage.File, ...] = ()
     parquet: ParquetFiles | None = None
     only_spark: str = "the source is no Parquet file"
+    window: Window | None = None
+    base: str | None = None
 
 
-def inspect(config: SourceConfig, data: Any = None, tolerant: bool = False) -> Inspection:
+def inspect(config: SourceConfig, data: Any = None, tolerant: bool = False, window: Window | None = None) -> Inspection:
     """Check what can be checked without Spark; of ``data``, given in Python, the rows are known.
 
     Args:
         config: the section ``source``.
         data: what the caller of ``score`` gave, where ``source.data`` is set.
         tolerant: whether files of which each is a row may be broken.
+        window: what this batch reads of an incremental source; None: everything.
 
     Raises:
         InputError: a path does not exist, holds no file, or a file is broken, foreign or of another schema.
         ConfigError: a table's name is none, or the reader has no such option.
     """
+    try:
+        return _inspect(config, data, tolerant, window)
+    except OSError as error:
+        raise InputError(f"source.path: {listing(config.path or ())} cannot be read: {error}") from error
+
+
+def _inspect(config: SourceConfig, data: Any, tolerant: bool, window: Window | None) -> Inspection:
     if config.table is not None:
         quote_table("source.table", config.table)
     if config.path is None:
-        return Inspection(rows=frames.count(data if config.rows is None else config.rows))
-    paths = tuple(storage.absolute(path) for path in config.path)
+        return Inspection(rows=frames.count(data if config.rows is None else config.rows), window=window)
+    return replace(_inspect_paths(config, config.path, tolerant, window), window=window)
+
+
+def _inspect_paths(config: SourceConfig, given_paths: Sequence[str], tolerant: bool, window: Window | None) -> Inspection:
+    paths = tuple(storage.absolute(path) for path in given_paths)
     found: list[storage.Location] = []
     inputs: list[str] = []
+    given_of: dict[str, str] = {}
     known = True
-    for path, given in zip(paths, config.path, strict=True):
+    for path, given in zip(paths, given_paths, strict=True):
         if storage.scheme_of(path) in ("http", "https"):
             raise InputError(
                 f"source.path: {given} is on a web server, whose files Spark cannot list; download it first (curl -O URL) and give the "
@@ -88,29 +110,35 @@ def inspect(config: SourceConfig, data: Any = None, tolerant: bool = False) -> I
             known = False
             inputs.append(storage.for_spark(path))
             continue
-        if not locations:
+        if not locations and (window is None or not window.files):
             raise InputError(_no_such_path(given, path))
         found += locations
+        given_of |= {location.path: location.path if location.is_local else path for location in locations}
         inputs += [storage.for_spark_reader(location.path) if location.is_local else path for location in locations]
     if any((location / "_delta_log").is_dir() for location in found) and config.format in (None, "delta"):
-        return _inspect_delta(config, paths, found)
-    files = [(location, file) for location in found for file in location.files() if _is_chosen(file, config)] if known else []
+        return _inspect_delta(config, paths, found, window)
+    files = [(location, file) for location in found for file in _files(location) if _is_chosen(file, config)] if known else []
+    base = None
+    if window is not None and window.files:
+        files = _only(files, window)
+        inputs = [_as_input(location, given_of[location.path], file) for location, file in files]
+        base = _base(config, given_of, files)
     format_ = config.format or _format_of([file.path for _, file in files] or paths)
     if config.format is None:
         _refuse_unknown(files)
     readers.check_options(format_, config.options)
     for key in ("version", "timestamp"):
         if format_ != "delta" and getattr(config, key) is not None:
-            raise ConfigError(f"source.{key}: needs a Delta table, and {listing(config.path)} is {format_}")
+            raise ConfigError(f"source.{key}: needs a Delta table, and {listing(given_paths)} is {format_}")
     tabs = all(_suffix(name) == ".tsv" for name in [file.path for _, file in files] or paths)
     if format_ == "delta":
-        return _inspect_delta(config, paths, found)
+        return _inspect_delta(config, paths, found, window)
     if not known:
         return Inspection(format_, paths, tuple(inputs), tabs)
     if format_ == "parquet":
         _refuse_delta(found)
     if not files:
-        raise InputError(f"source.path: there is no file in {listing(config.path)}")
+        raise InputError(f"source.path: there is no file in {listing(given_paths)}")
     _refuse_unread(files, config)
     found_files = [(location.fs, file) for location, file in files]
     if format_ in ROW_PER_FILE:
@@ -134,7 +162,83 @@ def inspect(config: SourceConfig, data: Any = None, tolerant: bool = False) -> I
         empty=empty,
         parquet=parquet,
         only_spark=only_spark,
+        base=base,
     )
+
+
+def _files(location: storage.Location) -> list[storage.File]:
+    """All files of a place; what cannot be listed would be left out."""
+    try:
+        return list(location.files(strict=True))
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        reason = "a file's name in it is no UTF-8" if isinstance(error, UnicodeError) else str(error).splitlines()[0]
+        raise InputError(f"source.path: {location.path} cannot be listed: {reason}") from error
+
+
+def list_files(config: SourceConfig) -> list[storage.File]:
+    """The files of ``source.path`` now, none where a glob matches none yet.
+
+    Raises:
+        InputError: a path does not exist, is a Delta table, or cannot be listed by this process.
+    """
+    found: list[storage.File] = []
+    for given in config.path or ():
+        path = storage.absolute(given)
+        locations = storage.expand(path)
+        if locations is None:
+            raise InputError(f"source.incremental.by: files: {given} can be listed by Spark alone; give folders, or globs without {{a,b}}")
+        if not locations and not storage.has_glob(path):
+            raise InputError(_no_such_path(given, path))
+        if any(_is_delta(location) for location in locations):
+            raise InputError(f"source.incremental.by: files: {given} is a Delta table, whose files are no rows; take versions or changes")
+        found += [file for location in locations for file in _files(location) if _is_chosen(file, config)]
+    return found
+
+
+def _only(files: Sequence[tuple[storage.Location, storage.File]], window: Window) -> list[tuple[storage.Location, storage.File]]:
+    """The files of a window.
+
+    Raises:
+        InputError: one of them is gone.
+    """
+    there = {file.path: (location, file) for location, file in files}
+    gone = [file.path for file in window.files if file.path not in there]
+    if gone:
+        raise InputError(
+            f"source.path: {gone[0]} is gone, which this batch is to read ({len(gone)} of its {len(window.files)} files are); put it back, "
+            "or remove the newest file of source.incremental.state, whose batch is not published, to begin it anew without"
+        )
+    planned = {file.path: file for file in window.files}
+    changed = [path for path, file in planned.items() if there[path][1] != file]
+    if changed:
+        log.warning("source: %s has changed since this batch was planned, and is read as it is now (%d files)", changed[0], len(changed))
+    return [there[path] for path in planned]
+
+
+def _as_input(location: storage.Location, given: str, file: storage.File) -> str:
+    """One file as Spark gets it; ``given`` is the path that it was found below."""
+    return storage.for_spark_reader(file.path) if location.is_local else given.rstrip("/") + _below(location, file)
+
+
+def _below(location: storage.Location, file: storage.File) -> str:
+    return file.path.removeprefix(location.path.rstrip("/"))
+
+
+def _base(config: SourceConfig, given: Mapping[str, str], files: Sequence[tuple[storage.Location, storage.File]]) -> str | None:
+    """The folder whose folders are partitions; None where there are none.
+
+    Raises:
+        InputError: there are several such folders.
+    """
+    if (option(config.options, "recursiveFileLookup") or "").lower() == "true" or config.format in ROW_PER_FILE:
+        return None
+    roots = list(dict.fromkeys(given[location.path] for location, file in files if "=" in _below(location, file).rpartition("/")[0]))
+    if len(roots) > 1:
+        raise InputError(
+            f"source.incremental.by: files: {listing(roots)} have partition folders, which can be read below one folder only; give each "
+            "folder a job of its own"
+        )
+    return storage.for_spark(roots[0]) if roots else None
 
 
 def _why_spark(files: Sequence[tuple[storage.Location, storage.File]]) -> str | None:
@@ -249,13 +353,15 @@ def _no_such_path(given: str, path: str) -> str:
     return f"source.path: {given} does not exist (looked for {path}).{did_you_mean(PurePosixPath(path).name, names)}"
 
 
-def _inspect_delta(config: SourceConfig, paths: tuple[str, ...], found: Sequence[storage.Location]) -> Inspection:
+def _inspect_delta(config: SourceConfig, paths: tuple[str, ...], found: Sequence[storage.Location], window: Window | None) -> Inspection:
     readers.check_options("delta", config.options)
     if len(paths) != 1 or len(found) > 1 or (found and storage.absolute(found[0].path) != paths[0] and found[0].is_local):
         raise InputError(f"source.path: a Delta table is one path; found {listing(paths)}")
     if config.ddl is not None:
         raise ConfigError("source.schema: a Delta table has its own; leave it out, and use columns.select and columns.cast")
     inputs = (storage.for_spark(paths[0]),)
+    if window is not None and window.by in ("versions", "changes"):
+        return _inspect_window(paths, inputs, window)
     if not found:
         return Inspection("delta", paths, inputs, version=config.version)
     if not (found[0] / "_delta_log").is_dir():
@@ -266,6 +372,25 @@ def _inspect_delta(config: SourceConfig, paths: tuple[str, ...], found: Sequence
     pinned = config.version if config.version is not None or config.timestamp is not None else latest
     parquet, only_spark = _delta_files(found[0], pinned)
     return Inspection("delta", paths, inputs, version=pinned, parquet=parquet, only_spark=only_spark)
+
+
+def _inspect_window(paths: tuple[str, ...], inputs: tuple[str, ...], window: Window) -> Inspection:
+    """The same for some versions of a table."""
+    version, place = int(window.to or 0), storage.Location.of(paths[0])
+    if window.by == "changes":
+        return Inspection("delta", paths, inputs, version=version, only_spark="the change feed is read")
+    if window.is_snapshot:
+        parquet, only_spark = _delta_files(place, version) if place is not None else (None, "the Delta table is not on this machine")
+        return Inspection("delta", paths, inputs, version=version, parquet=parquet, only_spark=only_spark)
+    adds = delta_log.added(paths[0], int(window.after or 0), version)
+    files, size = len(adds), sum(int(add["size"]) for add in adds)
+    try:
+        if place is None or not place.is_local:
+            raise OnlySparkError("the Delta table is not on this machine")
+        parquet, only_spark = delta_files.added_to(delta_log.open_table(paths[0], version), place.path, adds), ""
+    except OnlySparkError as reason:
+        parquet, only_spark = None, str(reason)
+    return Inspection("delta", paths, inputs, files=files, size=size, version=version, parquet=parquet, only_spark=only_spark)
 
 
 def _delta_files(folder: storage.Location, version: int | None) -> tuple[ParquetFiles | None, str]:
@@ -285,6 +410,6 @@ def _delta_version(path: str) -> int | None:
     if storage.closed_to_delta(path) is not None:
         return None
     try:
-        return int(DeltaTable(path, without_files=True).version())
+        return int(DeltaTable(path, without_files=True, storage_options=storage.delta_options(path)).version())
     except Exception:
         return None

@@ -29,6 +29,9 @@ _TYPES: dict[pa.DataType, T.DataType] = {
     pa.large_binary(): T.BinaryType(),
     pa.date32(): T.DateType(),
 }
+# What stands behind a plain footer of a file with encrypted columns: nonce and tag.
+_SIGNATURE_BYTES = 28
+_ENCRYPTED = "it is encrypted, and Lakescore has no keys; decrypt it first"
 _SPARK_SCHEMA = "org.apache.spark.sql.parquet.row.metadata"
 # A text that takes fewer bytes than this in its file repeats, and is stored as a position in a dictionary.
 _REPEATING_TEXT_BYTES = 4
@@ -69,6 +72,29 @@ class ParquetFiles:
 
 class OnlySparkError(Exception):
     """Why only Spark reads the files right."""
+
+
+def read_footer(stream: Any) -> pq.FileMetaData:
+    """A file's footer.
+
+    Args:
+        stream: the file, opened for reading at any position.
+
+    Raises:
+        ValueError: it is encrypted. Of encrypted columns under a plain footer Arrow ends the process when their sizes are asked for.
+        ArrowException, OSError: it is none.
+    """
+    try:
+        footer = pq.read_metadata(stream)
+    except OSError as error:
+        if "encrypted" in str(error):
+            raise ValueError(_ENCRYPTED) from error
+        raise
+    stream.seek(stream.size() - 8)
+    length = int.from_bytes(stream.read(4), "little")
+    if length == footer.serialized_size + _SIGNATURE_BYTES:
+        raise ValueError(_ENCRYPTED)
+    return footer
 
 
 def of_footers(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import date, datetime, timezone
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,8 +14,11 @@ from mlflow import MlflowClient
 from pyspark.sql import SparkSession
 
 from lakescore import (
+    abandoned,
     console,
     frames,
+    increments,
+    interruption,
     job,
     monitoring,
     planning,
@@ -38,6 +42,7 @@ from lakescore.lineage import Lineage
 from lakescore.models import resolve, script
 from lakescore.models.resolve import ResolvedModel
 from lakescore.monitoring import Monitor
+from lakescore.offsets import Window
 from lakescore.planning import Plan
 from lakescore.result import ScoreResult
 from lakescore.sinks import Batch, Published, Sink, Staged, open_sink, quarantine
@@ -73,14 +78,60 @@ def score(
     """
     config = _composed(config, overrides, data)
     spark = _session_of(data, spark)
+    if config.source.incremental is not None:
+        return _score_what_is_new(config, spark)
+    return _score_one(config, spark, data)
+
+
+def _score_what_is_new(config: ScoreConfig, spark: SparkSession | None) -> ScoreResult:
+    """Score what an earlier run has begun and not published, then what is new; the result is the last one's."""
+    result = None
+    with warmup.begun(None), tracking.quiet_mlflow():
+        while (taken := _take(config, spark)) is not None:
+            result = _score_one(taken.config, spark, None, taken.window)
+            if not taken.is_left:
+                return result
+            log.warning("source: the batch %s, which another run had begun, is %s; looking for more", result.batch_id, result.outcome)
+    if result is not None:
+        return result
+    last = increments.newest(config)
+    log.info("source: %s; nothing to do", increments.nothing_new(last))
+    location = planning.output_sink(config, "").location
+    batch, day = ("", str(config.run.date)) if last is None else (last.batch_id or "", last.score_date)
+    return ScoreResult("nothing_new", "", "", batch, day, location, config.output.format)
+
+
+def _take(config: ScoreConfig, spark: SparkSession | None) -> increments.Taken | None:
+    try:
+        return increments.take(config, spark, partial(routing.open_session, config))
+    except LakescoreError:
+        with tracking.open_record(tracking.client_for(config.tracking), config):
+            raise
+
+
+def _score_one(config: ScoreConfig, spark: SparkSession | None, data: Any, window: Window | None = None) -> ScoreResult:
+    """One batch; of an incremental source, what is in the window."""
     started = datetime.now(timezone.utc)
     with (
         warmup.begun(config if spark is None and session.existing() is None else None),
         storage.scratch_folder() as scratch,
         tracking.quiet_mlflow(),
         tracking.open_record(tracking.client_for(config.tracking), config) as record,
+        session.interruptible(),
     ):
-        return _run(config, record, scratch, started, spark, data)
+        try:
+            return _run(config, record, scratch, started, spark, data, window)
+        finally:
+            _remove_scratch(window)
+
+
+def _remove_scratch(window: Window | None) -> None:
+    """What was left for Spark to read; the next run removes what cannot be removed now."""
+    place = storage.Location.of(window.scratch) if window is not None and window.scratch is not None else None
+    if place is not None:
+        with suppress(OSError):
+            place.remove()
+            storage.Location(place.fs, str(PurePosixPath(place.path).parent)).remove_if_empty()
 
 
 def replay(
@@ -117,7 +168,7 @@ def replay(
         return score(sections, spark=spark, data=rows)
     # A file is mended on the disk, and an entry script wants its path.
     paths = [row["path"] for row in rows.select("path").sort("path").collect()]
-    return score({**sections, "source": {**given, "path": paths}}, spark=spark)
+    return score({**sections, "source": {**given, "path": paths, "incremental": None}}, spark=spark)
 
 
 def dry_run(
@@ -139,7 +190,10 @@ def dry_run(
         client = tracking.client_for_looking(config.tracking, scratch)
         with tracking.quiet_mlflow():
             model, settings, digests = resolve_model(config, client, scratch)
-        inspection = source.inspect(config.source, data, planning.quarantines(config))
+        window = None
+        if config.source.incremental is not None:
+            config, window = increments.preview(config, spark, partial(routing.open_session, config))
+        inspection = source.inspect(config.source, data, planning.quarantines(config), window)
         sink = planning.output_sink(config, run_id="")
 
         def prepare(spark: SparkSession | None) -> tuple[Plan, Monitor | None]:
@@ -193,19 +247,22 @@ def _run(
     started: datetime,
     spark: SparkSession | None,
     data: Any,
+    window: Window | None,
 ) -> ScoreResult:
     if (seconds := warmup.start_seconds()) is not None:
         record.seconds["start"] = seconds
     sink = planning.output_sink(config, record.run_id)
     sink.recover(spark)
     published = _find(sink, spark, config)
+    if published is not None:
+        _end_abandoned(config, record, sink, spark)
     if published and config.run.on_rerun != "replace":
         return _already_there(config, record, sink)
     screen = console.terminal()
     with record.stage("model"), progress.doing("fetching the model", screen):
         model, settings, digests = resolve_model(config, record.client, scratch)
     log.info("model: %s (%s), %.1f s", model.uri, model.flavor, record.seconds["model"])
-    inspection = source.inspect(config.source, data, planning.quarantines(config))
+    inspection = source.inspect(config.source, data, planning.quarantines(config), window)
 
     def prepare(spark: SparkSession | None) -> tuple[Plan, Monitor | None]:
         with record.stage("plan"), progress.doing("checking source and output", screen):
@@ -219,6 +276,7 @@ def _run(
                 spark = spark or routing.open_session(config)
             if published is None:
                 published = _find(sink, spark, config)
+                _end_abandoned(config, record, sink, spark)
                 if published and config.run.on_rerun != "replace":
                     return _already_there(config, record, sink)
             plan, monitor = prepare(spark)
@@ -235,6 +293,11 @@ def _run(
         if plan.session is not None:
             stack.enter_context(session.runtime_conf(plan.session, **runtime_conf(config)))
         return _score(plan, route, monitor, drift_table, record, scratch, started, inspection)
+
+
+def _end_abandoned(config: ScoreConfig, record: Record, sink: Sink, spark: SparkSession | None) -> None:
+    """Runs of this batch that a crash left RUNNING say now what became of them."""
+    abandoned.end_earlier(record, str(config.run.batch_id), tracking.output_of(config), lambda run_id: sink.rows_of(spark, run_id))
 
 
 def _find(sink: Sink, spark: SparkSession | None, config: ScoreConfig) -> bool | None:
@@ -295,8 +358,8 @@ def _reused(plan: Plan, record: Record) -> ScoreResult | None:
         params, metrics = run.data.params, run.data.metrics
         batch = Batch(params["batch_id"], run.info.run_id, date.fromisoformat(params["score_date"]), "skip")
         sink = open_sink(reuse.output_of(plan.config.output, params["output"]), batch, plan.config.columns.keys)
-        if not sink.find(plan.session):
-            continue
+        if "rows_read" not in metrics or not sink.find(plan.session):
+            continue  # a run that was ended by a later one does not tell all that it counted
         log.info("output: the run %s made it already of the same input and settings (scoring.allow_reuse)", run.info.run_id)
         record.finish("FINISHED", {"rows_written": 0}, {"lakescore.outcome": "reused", "lakescore.reused_run": run.info.run_id})
         version = metrics.get("output_version")
@@ -365,6 +428,7 @@ def _parameters(plan: Plan, inspection: Inspection) -> dict[str, Any]:
         "source.files": inspection.files,
         "source.bytes": inspection.size,
         "source.rows": inspection.rows,
+        **(inspection.window.parameters() if inspection.window is not None else {}),
         **_whereabouts(config, plan.sink),
         **tracking.package_versions(),
     }
@@ -388,8 +452,8 @@ def _score(
         if not plan.published and plan.sink.find(spark):
             return _already_there(config, record, plan.sink)
         raise
-    log.info("score: %d rows, %d files, %.1f s (%s)", work.staged.rows, work.staged.files, record.seconds["score"], work.engine)
     try:
+        log.info("score: %d rows, %d files, %.1f s (%s)", work.staged.rows, work.staged.files, record.seconds["score"], work.engine)
         if plan.script is not None:
             entry_script.refuse(work.failures, plan.script.script, allowed=0 if plan.quarantine is None else None)
         job.audit(work)
@@ -397,25 +461,33 @@ def _score(
         judged = verdict.judge(plan, monitor, work) if monitor is not None else None
         if judged is not None:
             verdict.refuse(plan, judged, drift_table, record, lineage)
-        with record.stage("publish"):
-            job.publish_quarantine(plan, work)
-            published = plan.sink.publish(spark, work.staged)
+        # From here on a signal comes too late to stop anything: the run says what it has done.
+        with interruption.held(last=True):
+            published = _publish(plan, work, record)
+            if judged is not None:
+                with record.stage("report"):
+                    verdict.leave(plan, judged, drift_table, record, lineage)
+            _say_where_time_went(record, work, inspection, route)
+            return _finish(plan, route, record, work, published, judged)
     except BaseException as error:
-        job.discard(plan, work)
+        with interruption.held():
+            job.discard(plan, work)
         if isinstance(error, AlreadyPublishedError) and config.run.on_rerun != "replace":
             return _already_there(config, record, plan.sink)
         raise
+
+
+def _publish(plan: Plan, work: job.Work, record: Record) -> Published:
+    with record.stage("publish"):
+        job.publish_quarantine(plan, work)
+        published = plan.sink.publish(plan.session, work.staged)
     log.info(
         "output: %s%s, %.1f s",
         published.location,
         f" version {published.version}" if published.version is not None else "",
         record.seconds["publish"],
     )
-    if judged is not None:
-        with record.stage("report"):
-            verdict.leave(plan, judged, drift_table, record, lineage)
-    _say_where_time_went(record, work, inspection, route)
-    return _finish(plan, route, record, work, published, judged)
+    return published
 
 
 def _say_where_time_went(record: Record, work: job.Work, inspection: Inspection, route: Route | None) -> None:
@@ -450,7 +522,6 @@ def _finish(plan: Plan, route: Route | None, record: Record, work: job.Work, pub
         "bytes_written": work.staged.size,
         **{f"worker_seconds.{what}": round(seconds, 3) for what, seconds in work.workers.items()},
     }
-    record.params({"scoring.engine": work.engine, "spark.backend": routing.backend_of(plan, route)})
     metrics.update({f"predictions_{name}": value for name, value in work.counts.items()})
     if judged is not None:
         metrics.update(judged.metrics)
@@ -459,6 +530,7 @@ def _finish(plan: Plan, route: Route | None, record: Record, work: job.Work, pub
     if published.version is not None:
         metrics["output_version"] = published.version
     try:
+        record.params({"scoring.engine": work.engine, "spark.backend": routing.backend_of(plan, route)})
         record.finish("FINISHED", metrics, {"lakescore.outcome": "scored"})
     except Exception as error:
         # The batch is published: failing now would make a scheduler run it again.

@@ -244,10 +244,15 @@ def fields_of(plan: Plan) -> dict[str, str | None]:
 
 
 def _refuse_self_overwrite(config: ScoreConfig) -> None:
-    """A folder of files has no snapshot to read while it is written; a Delta table has, and is pinned."""
-    if config.output.path is None or config.output.format in ("delta", "summary_only"):
+    """A folder of files has no snapshot to read while it is written; a Delta table has, and is pinned.
+
+    In another's folder a table is read with it by the next run, or removed by that one's VACUUM.
+    """
+    if config.output.path is None or config.output.format == "summary_only":
         return
     for path in config.source.path or ():
+        if config.output.format == "delta" and storage.is_same(config.output.path, path):
+            continue
         if storage.overlap(config.output.path, path):
             raise OutputError(
                 f"output.path: {storage.absolute(config.output.path)} overlaps source.path {path}; a run cannot write to what it reads"

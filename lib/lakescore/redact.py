@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 HIDDEN = "***"
 
@@ -50,13 +51,35 @@ _ASSIGNMENT = re.compile(
 _ITEM = re.compile(rf"{_NAME}(?P<sign>\\?['\"]\s*[=:]\s*)(?:{_IN_QUOTES}|[^\s,;}}\]'\"]+(?=\s*[,}}\]]))", re.IGNORECASE | re.DOTALL)
 
 
+# The one process-wide state of its kind: what is secret by where it comes from. Any thread and module may be about to show it.
+_hidden: set[str] = set()
+# What is shorter stands in too many words.
+_LEAST_CHARACTERS = 6
+
+
+def hide(secret: str) -> None:
+    """Have ``redact`` replace a text wherever it stands, as it is and as URIs write it."""
+    if len(secret.strip()) >= _LEAST_CHARACTERS:
+        _hidden.update((secret, quote(secret), quote(secret, safe="")))
+
+
+def hide_parts(text: str) -> None:
+    """Have the passwords and tokens in URIs hidden where they stand without the rest of it, as libraries quote them in errors."""
+    for found in _USERINFO.finditer(text):
+        hide(found["user"].partition(":")[2])
+    for found in _QUERY.finditer(text):
+        hide(found[0].partition("=")[2])
+
+
 def is_secret_key(key: str) -> bool:
     """Whether a value stored under this key must not be shown."""
     return bool(_SECRET_KEY.search(key)) and not _PUBLIC_KEY.search(key)
 
 
 def redact(text: str) -> str:
-    """Replace credentials in URIs, query strings and ``secret=value`` pairs by ``***``."""
+    """Replace credentials in URIs, query strings and ``secret=value`` pairs, and what ``hide`` was told, by ``***``."""
+    for secret in sorted(_hidden, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
     text = _USERINFO.sub(_hidden_user, text)
     text = _QUERY.sub(rf"\g<name>={HIDDEN}", text)
     text = _AUTHORIZATION.sub(lambda found: f"{found['name'] or found['option']}{HIDDEN}", text)

@@ -37,12 +37,15 @@ def stored(given: str, client: MlflowClient, registry_uri: str | None, folder: P
     """
     if _ARTIFACT.match(given):
         return _fetched(given, client, registry_uri, folder, where)
-    place = Location.of(absolute(given)) if given.endswith(".json") else None
-    if place is None or not place.exists() or place.is_dir():
-        return None
-    # A JSON file of rows is data: it may be large, and in any encoding.
-    is_statistics = MARK.encode() in next(place.chunks(), b"")[:1000]
-    return from_json(place.read_text(), where) if is_statistics else None
+    try:
+        place = Location.of(absolute(given)) if given.endswith(".json") else None
+        if place is None or not place.exists() or place.is_dir():
+            return None
+        # A JSON file of rows is data: it may be large, and in any encoding.
+        is_statistics = MARK.encode() in next(place.chunks(), b"")[:1000]
+        return from_json(place.read_text(), where) if is_statistics else None
+    except OSError as error:
+        raise InputError(f"{where} cannot be read: {error}") from error
 
 
 def source_of(given: str) -> dict[str, Any]:

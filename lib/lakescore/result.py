@@ -13,10 +13,10 @@ class ScoreResult:
     """What a run did.
 
     Attributes:
-        outcome: ``scored``, ``skipped`` where the batch was published already, or ``reused`` (``scoring.allow_reuse``): the rest then
-            describes the earlier run whose output it is.
-        run_id: the MLflow run; experiment_id: the experiment it is in.
-        batch_id, score_date: the batch, and the run's date (ISO).
+        outcome: ``scored``; ``skipped`` where the batch was published already; ``reused`` (``scoring.allow_reuse``): the rest then
+            describes the earlier run whose output it is; ``nothing_new`` (``source.incremental``).
+        run_id: the MLflow run; experiment_id: the experiment it is in; both empty where nothing was new.
+        batch_id, score_date: the batch, and the run's date (ISO); of the last batch where nothing was new.
         model_uri, model_version: the pinned model; empty when skipped.
         location: the output path or table; version: its Delta version after the commit.
         output_format: ``delta``, ``parquet``, ``jsonl``, ``append_row`` or ``summary_only``.

@@ -40,6 +40,7 @@ from lakescore.config import ROW_FILES, SparkConfig, TrackingConfig
 from lakescore.errors import InputError, did_you_mean
 from lakescore.failures import translated
 from lakescore.schema import BATCH, PARTITION
+from lakescore.sinks import journal
 from lakescore.sinks.row_text import SEPARATOR, TIME
 from lakescore.sinks.rows import read_record
 from lakescore.storage import Location
@@ -93,9 +94,12 @@ def read(what: Any, *, limit: int | None = None, tracking_uri: str | None = None
 
 
 def _find(what: str, tracking_uri: str | None) -> _Output:
-    location = Location.of(what)
-    if location is not None and location.exists():
-        return _at_path(storage.absolute(what), location)
+    try:
+        location = Location.of(what)
+        if location is not None and location.exists():
+            return _at_path(storage.absolute(what), location)
+    except OSError as error:
+        raise InputError(f"read: {what} cannot be read: {error}") from error
     if not _RUN_ID.fullmatch(what):
         near = did_you_mean(location.name, [c.name for c in _parent(location).children()]) if location and location.is_local else ""
         raise InputError(f"read: {what} is neither a path that exists nor an MLflow run's ID.{near}")
@@ -166,11 +170,11 @@ def _with_spark(spark: SparkSession, output: _Output, limit: int | None) -> Data
         if output.is_table:
             rows = spark.read.table(quote_table("output.table", output.location))
         else:
-            _require(output)
-            reader = spark.read.format(output.format)
+            root = _require(output)
             if output.format == "parquet":
-                reader = reader.option("mergeSchema", "true")
-            rows = reader.load(storage.for_spark_reader(output.location))
+                rows = journal.read_visible(spark, root, output.location)
+            else:
+                rows = spark.read.format(output.format).load(storage.for_spark_reader(output.location))
         if output.batch_id is not None:
             rows = rows.where(F.col(BATCH).cast("string") == output.batch_id)
         if output.run_id is not None:
@@ -202,7 +206,8 @@ def _read_delta(output: _Output, limit: int | None) -> pd.DataFrame:
     if not output.is_table:
         _require(output)
         try:
-            dataset = DeltaTable(output.location).to_pyarrow_dataset()
+            table = DeltaTable(output.location, storage_options=storage.delta_options(output.location))
+            dataset = table.to_pyarrow_dataset()
         except DeltaError as error:
             # A table that asks for more than the library reads: deletion vectors, column mapping.
             log.info("read: %s is read by Spark: %s", output.location, str(error).splitlines()[0])
@@ -215,19 +220,29 @@ def _read_delta(output: _Output, limit: int | None) -> pd.DataFrame:
 
 def _read_parquet(output: _Output, limit: int | None) -> pd.DataFrame:
     root = _require(output)
+    for last in (False, False, True):
+        try:
+            return _take(_dataset(root, output), output, limit)
+        except FileNotFoundError:  # a publication has moved a file meanwhile
+            if last:
+                raise
+    raise AssertionError("the last turn returns or raises")
+
+
+def _dataset(root: Location, output: _Output) -> ds.Dataset:
     partitioning = ds.partitioning(pa.schema([(PARTITION, pa.date32()), (BATCH, pa.string())]), flavor="hive")
-    files = [file.path for file in root.files() if file.path.endswith(".parquet")]
+    files = [(root / name).path for name in journal.visible(root) if name.endswith(".parquet")]
     if output.batch_id is not None:
         escaped = {f"{BATCH}={output.batch_id}", f"{BATCH}={output.batch_id.replace(':', '%3A').replace('=', '%3D')}"}
         files = [file for file in files if escaped & set(file.split("/"))]
     if not files:
-        raise _gone(output)
+        raise _gone(output) if output.run_id is not None else InputError(f"read: {output.location}: there is no batch that is complete")
     made = ds.FileSystemDatasetFactory(
         root.fs, files, ds.ParquetFileFormat(), ds.FileSystemFactoryOptions(partition_base_dir=root.path, partitioning=partitioning)
     )
     # Batches may have columns that others have not (output.merge_schema).
     schema = made.inspect(promote_options="permissive", fragments=None)
-    return _take(made.finish(schema), output, limit)
+    return made.finish(schema)
 
 
 # --- row files

@@ -75,6 +75,8 @@ def without_spark(
         ConfigError: as ``before_spark``.
     """
     reason = backend.why_spark_reads(config) if spark is None or direct.settings_of(spark) else "the session is another than ours"
+    if reason is None and spark is None and session.is_submitted_elsewhere(config.spark):
+        reason = "spark-submit runs the tasks on other machines"
     if reason is None:
         try:
             plan, monitor = prepare(None)

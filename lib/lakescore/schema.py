@@ -11,8 +11,9 @@ from pyspark.sql import types as T
 from lakescore.config import PARTITION as PARTITION
 
 BATCH = "batch_id"
+RUN = "run_id"
 # What every row carries after the predictions, in this order.
-LINEAGE_COLUMNS = ("model_uri", "model_version", "run_id", BATCH, "scored_at", PARTITION)
+LINEAGE_COLUMNS = ("model_uri", "model_version", RUN, BATCH, "scored_at", PARTITION)
 
 # Beside the source's columns, where rows may be quarantined: why a file could not be decoded; null where it could.
 UNREADABLE = "__lakescore_unreadable"

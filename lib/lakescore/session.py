@@ -5,13 +5,17 @@ Everything else speaks the DataFrame API only, so that it runs over Spark Connec
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,15 +26,22 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 from pyspark.sql.utils import is_remote
 
+from lakescore import interruption, object_store
 from lakescore.config import ScoreConfig, SparkConfig
 from lakescore.console import under_spark_submit
 from lakescore.errors import NeedsSparkError, PlatformError
-from lakescore.redact import HIDDEN, is_secret_key
+from lakescore.failures import END_OF_JVM
+from lakescore.redact import HIDDEN, is_secret_key, redact
 
 log = logging.getLogger(__name__)
 
 JAVA_VERSIONS = (17, 21)
+# Cancelled tasks, and a JVM that ends, are waited for so long.
+_END_SECONDS = 10.0
+_PARENT = os.getppid()
 _WANTED_JAVA = " or ".join(map(str, JAVA_VERSIONS))
+_CONNECT_SECONDS = 5
+_PATIENCE_SECONDS = 15
 _INSTALL_JAVA = "install it (Debian, Ubuntu: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
 # What a session of our own starts with; the configuration and spark-submit win over it.
 _OWN_DEFAULTS = {
@@ -53,6 +64,7 @@ _SIMPLE_TYPES: dict[str, T.DataType] = {
     **dict.fromkeys(("boolean",), T.BooleanType()),
 }
 # Spark's own catalog is in memory: a table's name would end with the process. Hive's is the cluster's, or a folder `metastore_db` here.
+_S3_ENDPOINT = "spark.hadoop.fs.s3a.endpoint"
 _LASTING_CATALOG = {"spark.sql.catalogImplementation": "hive"}
 
 
@@ -74,7 +86,9 @@ def open_session(config: SparkConfig, name: str, tables: bool = False) -> SparkS
     if remote:
         _use_own_python(remote)
         return _start(_configured(builder.remote(remote), config.conf), f"Spark Connect at {remote}")
-    return _start(_configured(builder, _settings(config, tables)), "Spark")
+    settings = _settings(config, tables)
+    _launch_without_secrets(settings)
+    return _start(_configured(builder, settings), "Spark")
 
 
 def open_context(config: SparkConfig, name: str) -> SparkContext:
@@ -86,6 +100,7 @@ def open_context(config: SparkConfig, name: str) -> SparkContext:
     if SparkContext._active_spark_context is not None:
         return SparkContext._active_spark_context
     settings = {"spark.app.name": name, **_settings(config, tables=False)}
+    _launch_without_secrets(settings)
     context: SparkContext = _started(lambda: SparkContext.getOrCreate(SparkConf().setAll(list(settings.items()))), "Spark")
     _quiet(context)
     return context
@@ -98,8 +113,22 @@ def _settings(config: SparkConfig, tables: bool) -> dict[str, str]:
         return _under_submit(config, defaults)
     _require_java_file()
     _hurry_launcher()
-    _use_own_python(config.master or os.environ.get("MASTER", "local"))
-    return {**({"spark.master": config.master} if config.master else {}), **defaults, **config.conf}
+    master = config.master or os.environ.get("MASTER", "local")
+    _require_master(master)
+    _use_own_python(master)
+    return {**({"spark.master": config.master} if config.master else {}), **_object_storage(config.conf), **defaults, **config.conf}
+
+
+def _launch_without_secrets(settings: Mapping[str, str]) -> None:
+    """Start the JVM before it is told what is secret: PySpark puts all settings into its command line, which everybody on the host sees."""
+    public = [(key, value) for key, value in settings.items() if not is_secret_key(key) and redact(value) == value]
+    if len(public) < len(settings) and SparkContext._gateway is None:
+        _started(lambda: SparkContext._ensure_initialized(conf=SparkConf().setAll(public)), "Spark")
+
+
+def _object_storage(given: Mapping[str, str]) -> dict[str, str]:
+    """The S3 server and region of the environment, unless somebody has said which it is to be."""
+    return {} if any(key.startswith(_S3_ENDPOINT) for key in given) else object_store.spark_settings()
 
 
 def is_there() -> bool:
@@ -149,6 +178,24 @@ def _use_own_python(master: str) -> None:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
 
+def _require_master(master: str) -> None:
+    """Knock at the port of a standalone master: Spark would try for a minute, and then say that its context is null."""
+    if not master.startswith("spark://"):
+        return
+    reasons = []
+    for address in master.removeprefix("spark://").split(","):
+        host, _, port = address.rpartition(":")
+        if not port.isdigit():
+            raise PlatformError(f"the Spark master {master} has no port; give one, as in spark://HOST:7077 (--master, spark.master)")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+        except OSError as error:
+            reasons.append(error.strerror or str(error))
+        else:
+            return
+    raise PlatformError(f"the Spark master {master} does not answer: {reasons[-1]}; start it, or give another (--master, spark.master)")
+
+
 def _configured(builder: Any, conf: dict[str, str]) -> Any:
     for key, value in conf.items():
         builder = builder.config(key, value)
@@ -168,6 +215,8 @@ def _start(builder: Any, what: str) -> SparkSession:
             PySparkLogger.getLogger(name).disabled = True
         if not is_connect(session):
             _quiet(session.sparkContext)
+    if not is_connect(session):
+        _watch_for_executors(session.sparkContext)
     return session
 
 
@@ -176,9 +225,33 @@ def _quiet(context: SparkContext) -> None:
         context.setLogLevel("OFF")
 
 
+def _watch_for_executors(context: SparkContext) -> None:
+    """Have a thread say that the job waits for a first executor, which Spark would say itself, were it not quiet."""
+
+    def watch() -> None:
+        waited, pause = 0, _PATIENCE_SECONDS
+        with contextlib.suppress(Exception):  # the session has ended
+            while True:
+                time.sleep(pause)
+                waited, pause = waited + pause, pause * 2
+                if int(context._jsc.sc().getExecutorMemoryStatus().size()) > 1:  # the driver is one of them
+                    return
+                log.warning(
+                    "spark: %s has started no executor in %d s; the job waits for one, which takes free cores and %s of memory "
+                    "(spark.executor.memory)",
+                    context.master,
+                    waited,
+                    context.getConf().get("spark.executor.memory", "1g"),
+                )
+
+    if not _is_local(str(context.master)):
+        threading.Thread(target=watch, name="lakescore-executors", daemon=True).start()
+
+
 def _started(start: Callable[[], Any], what: str) -> Any:
     try:
-        return start()
+        with interruption.kept():
+            return start()
     except Exception as error:
         if what == "Spark":
             require_java()
@@ -190,27 +263,132 @@ def _started(start: Callable[[], Any], what: str) -> Any:
 def _under_submit(config: SparkConfig, defaults: dict[str, str]) -> dict[str, str]:
     SparkContext._ensure_initialized()
     given, settings = dict(SparkConf().getAll()), {}
-    for key, value in {**defaults, **config.conf}.items():
+    for key, value in {**defaults, **_object_storage({**given, **config.conf}), **config.conf}.items():
         if key not in given:
             settings[key] = value
         elif key in config.conf and given[key] != value:
             shown = (HIDDEN, HIDDEN) if is_secret_key(key) else (given[key], value)
             log.info("spark: %s=%s of spark-submit wins over the configuration's %s", key, *shown)
-    _use_own_python(given.get("spark.master", "local"))
+    master = _submitted_master(config, given)
     if config.master and config.master != given.get("spark.master"):
-        if _master_was_chosen(SparkContext, given):
-            log.info("spark: --master %s of spark-submit wins over spark.master", given.get("spark.master"))
+        if master == config.master:
+            settings["spark.master"] = master
         else:
-            settings["spark.master"] = config.master
+            log.info("spark: --master %s of spark-submit wins over spark.master", master)
+    _require_master(master)
+    _use_own_python(master)
     return settings
 
 
-def print_on_jvm_stderr(line: str) -> None:
-    """Print a line on the stderr of spark-submit's JVM, which is its parent's; Python's own becomes its stdout."""
+def is_submitted_elsewhere(config: SparkConfig) -> bool:
+    """Whether spark-submit runs the job's tasks on other machines than this."""
+    if not under_spark_submit():
+        return False
     SparkContext._ensure_initialized()
-    jvm = SparkContext._jvm
-    assert jvm is not None, "the gateway was just started"
-    jvm.java.lang.System.err.println(line)
+    return not _is_local(_submitted_master(config, dict(SparkConf().getAll())))
+
+
+def _submitted_master(config: SparkConfig, given: dict[str, str]) -> str:
+    """The master of a job that spark-submit has started with these settings."""
+    if config.master and config.master != given.get("spark.master") and not _master_was_chosen(SparkContext, given):
+        return config.master
+    return given.get("spark.master", "local")
+
+
+def _is_local(master: str) -> bool:
+    return master.startswith("local") and not master.startswith("local-cluster")
+
+
+def print_on_jvm_stderr(line: str) -> None:
+    """Print a line on the stderr of spark-submit's JVM, which is its parent's; Python's own becomes its stdout.
+
+    Raises:
+        PlatformError: the JVM does not answer.
+    """
+
+    def say() -> None:
+        SparkContext._ensure_initialized()
+        jvm = SparkContext._jvm
+        assert jvm is not None, "the gateway was just started"
+        jvm.java.lang.System.err.println(line)
+        said.set()
+
+    said = threading.Event()
+    _apart(say)
+    if not said.is_set():
+        raise PlatformError("Spark's JVM does not answer")
+
+
+def _apart(do: Callable[[], object]) -> None:
+    """Call a function of Spark's JVM from a thread of its own, which has its own connection; who dies answers nobody, so not for long."""
+
+    def quietly() -> None:
+        with contextlib.suppress(Exception):
+            do()
+
+    thread = threading.Thread(target=quietly, name="lakescore-jvm", daemon=True)
+    thread.start()
+    thread.join(_END_SECONDS)
+
+
+def forget_call() -> None:
+    """Close this thread's connection to Spark's JVM where an answer is waited for: it would be taken for that to the next question."""
+    gateway: Any = SparkContext._gateway
+    with contextlib.suppress(Exception):
+        client = gateway._gateway_client
+        connection = client.get_thread_connection()
+        if connection is not None and connection not in client.deque:
+            connection.close()
+
+
+@contextmanager
+def interruptible(spark: SparkSession | None = None) -> Iterator[None]:
+    """Leave the block only when no task of Spark's is at work any more, where it is left by an interruption or because the JVM ends.
+
+    What the tasks have written can be removed then: they would write it again.
+
+    Args:
+        spark: whose jobs are cancelled; None: there are none.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _is_end(error):
+            _wait_for_end()  # under spark-submit, which a command ends with, it ends in an interruption
+        raise
+    except BaseException:
+        if spark is not None and is_connect(spark):
+            _apart(spark.interruptAll)
+        elif spark is not None:
+            _apart(lambda: _cancel(spark.sparkContext))
+        raise
+
+
+def _cancel(context: SparkContext) -> None:
+    context.cancelAllJobs()
+    jvm = context._jsc.sc()
+    until = time.monotonic() + _END_SECONDS
+    while sum(executor.numRunningTasks() for executor in jvm.statusTracker().getExecutorInfos()) and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+def _is_end(error: BaseException | None) -> bool:
+    """Whether an error is that of a JVM that has ended, or is about to."""
+    while error is not None:
+        if END_OF_JVM.search(str(error)):
+            return SparkContext._gateway is not None
+        error = error.__cause__
+    return False
+
+
+def _wait_for_end() -> None:
+    """Wait until the JVM is gone: a child of this process, or under spark-submit its parent."""
+    process = getattr(SparkContext._gateway, "proc", None)
+    until = time.monotonic() + _END_SECONDS
+    while time.monotonic() < until and os.getppid() == _PARENT and (process is None or process.poll() is None):
+        time.sleep(0.05)
+    if os.getppid() != _PARENT:
+        time.sleep(2 * interruption.PARENT_SECONDS)  # a command is interrupted meanwhile
 
 
 def _master_was_chosen(context: Any, given: dict[str, str]) -> bool:
@@ -261,11 +439,21 @@ def runtime_conf(spark: SparkSession, **conf: str | None) -> Iterator[None]:
             spark.conf.set(key, value)
         yield
     finally:
-        for key, old in before.items():
-            if old is None:
-                spark.conf.unset(key)
-            else:
-                spark.conf.set(key, old)
+        with _unless_gone("its options are as the job had them"):
+            for key, old in before.items():
+                if old is None:
+                    spark.conf.unset(key)
+                else:
+                    spark.conf.set(key, old)
+
+
+@contextmanager
+def _unless_gone(what: str) -> Iterator[None]:
+    """What is put back when the work is done: a Spark that has died meanwhile has nothing to put back, and what was done is done."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("spark: %s: %s", what, str(error).splitlines()[0] if str(error) else type(error).__name__)
 
 
 def is_connect(spark: SparkSession) -> bool:
@@ -294,7 +482,8 @@ def persisted(df: DataFrame) -> Iterator[DataFrame]:
     try:
         yield kept
     finally:
-        kept.unpersist()
+        with _unless_gone("rows that were kept on the workers' disks stay there"):
+            kept.unpersist()
 
 
 def is_one_machine(spark: SparkSession | SparkContext) -> bool:
@@ -302,7 +491,7 @@ def is_one_machine(spark: SparkSession | SparkContext) -> bool:
     if not isinstance(spark, SparkContext) and is_connect(spark):
         return False
     master = str(spark.master if isinstance(spark, SparkContext) else spark.conf.get("spark.master", ""))
-    return master.startswith("local") and not master.startswith("local-cluster")
+    return _is_local(master)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Make this environment's ``spark-submit`` work bare: Delta's and Avro's jars, its defaults, a quiet log, the right Python.
+"""Make this environment's ``spark-submit`` work bare: Delta's, Avro's and S3's jars, its defaults, a quiet log, the right Python.
 
 ``spark.jars.packages`` in a session's builder comes too late under spark-submit (the JVM runs already), so the jars go where every
 start of this pyspark looks: its ``jars`` folder. Spark's own Ivy resolves them, from Maven Central unless configured otherwise.
@@ -23,11 +23,19 @@ _SCALA = "2.13"
 _DELTA_GROUP = "io.delta"
 # Avro's jar belongs to Spark's own version; where a mirror lacks it, the one before reads and writes the same (tested with 4.2.0).
 _AVRO_FALLBACK = "4.1.1"
+# The AWS SDK that each Hadoop was built with. Its parts that hadoop-aws needs are some 15 MB, all of it in one jar is 600.
+_AWS_GROUP = "software.amazon"
+_AWS_SDK = {"3.4.0": "2.23.19", "3.4.1": "2.24.6", "3.4.2": "2.29.52", "3.5.0": "2.35.4"}
+_AWS_MODULES = ("s3", "s3-transfer-manager", "sts")
 _MARK = "# written by `lakescore setup-spark`"
 _DEFAULTS = f"""{_MARK}; spark-submit --conf wins
 spark.sql.extensions                       io.delta.sql.DeltaSparkSessionExtension
 spark.sql.catalog.spark_catalog            org.apache.spark.sql.delta.catalog.DeltaCatalog
 spark.ui.showConsoleProgress               false
+"""
+_S3_DEFAULTS = """spark.hadoop.fs.s3.impl                    org.apache.hadoop.fs.s3a.S3AFileSystem
+spark.hadoop.fs.s3a.aws.credentials.provider  org.apache.hadoop.fs.s3a.TemporaryAWSCredentialsProvider,\
+org.apache.hadoop.fs.s3a.SimpleAWSCredentialsProvider,software.amazon.awssdk.auth.credentials.DefaultCredentialsProvider
 """
 _LOG4J = f"""{_MARK}
 rootLogger.level = error
@@ -66,6 +74,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="lakescore setup-spark", description=__doc__.split("\n", 1)[0] if __doc__ else "")
     parser.add_argument("--force", action="store_true", help="resolve the jars again even if they are there")
     parser.add_argument("--ivy-settings", metavar="FILE", help="where to resolve them: an Ivy settings file (default: Maven Central)")
+    parser.add_argument("--s3", action="store_true", help="hadoop-aws and the AWS SDK too, for s3a:// and s3://")
     options = parser.parse_args(argv)
     home = _spark_home()
     delta = _delta_coordinate()
@@ -73,10 +82,13 @@ def main(argv: Sequence[str]) -> int:
         _install(home, delta, options.ivy_settings, required=True)
     if options.force or not _jars(home, "spark-avro"):
         _install_avro(home, options.ivy_settings)
-    _write(home / "conf" / "spark-defaults.conf", _DEFAULTS)
+    if options.s3:
+        _install_s3(home, options.ivy_settings, options.force)
+    s3 = _jars(home, "hadoop-aws")
+    _write(home / "conf" / "spark-defaults.conf", _DEFAULTS + (_S3_DEFAULTS if s3 else ""))
     _write(home / "conf" / "log4j2.properties", _LOG4J)
     _wrap(home)
-    names = [jar.name for jar in _jars(home, "delta-spark") + _jars(home, "spark-avro")]
+    names = [jar.name for jar in _jars(home, "delta-spark") + _jars(home, "spark-avro") + s3]
     print(f"Spark {metadata.version('pyspark')} in {home} is set up: {', '.join(names)}")
     return 0
 
@@ -110,17 +122,36 @@ def _install_avro(home: Path, ivy_settings: str | None) -> None:
     print("lakescore: spark-avro could not be resolved; everything but source.format=avro works", file=sys.stderr)
 
 
+def _install_s3(home: Path, ivy_settings: str | None, force: bool) -> None:
+    """hadoop-aws of Spark's own Hadoop, with the parts of the AWS SDK that it needs instead of all of it."""
+    hadoop = next((_version(jar.name) for jar in _jars(home, "hadoop-client-api")), "unknown")
+    if hadoop not in _AWS_SDK:
+        raise PlatformError(
+            f"the AWS SDK for Hadoop {hadoop} is not known here: put hadoop-aws-{hadoop}.jar and its AWS SDK bundle into {home / 'jars'}"
+        )
+    own = f"org.apache.hadoop:hadoop-aws:{hadoop}"
+    if force or not (home / "jars" / _file_name(own)).exists():
+        parts = [f"software.amazon.awssdk:{name}:{_AWS_SDK[hadoop]}" for name in _AWS_MODULES]
+        _install(home, ",".join([own, *parts]), ivy_settings, required=True, without="software.amazon.awssdk:bundle")
+
+
+def _version(name: str) -> str:
+    """The version in a jar's name: ``hadoop-client-api-3.5.0.jar`` -> ``3.5.0``."""
+    found = re.search(r"-(\d[\w.+-]*)\.jar$", name)
+    return found.group(1) if found else ""
+
+
 def _file_name(coordinate: str) -> str:
     _, artifact, version = coordinate.split(":")
     return f"{artifact}-{version}.jar"
 
 
 def _jars(home: Path, artifact: str) -> list[Path]:
-    return sorted((home / "jars").glob(f"{artifact}_*.jar"))
+    return sorted(jar for jar in (home / "jars").glob(f"{artifact}*.jar") if _artifact(jar.name) == artifact)
 
 
-def _install(home: Path, coordinate: str, ivy_settings: str | None, required: bool) -> bool:
-    """Let Spark's Ivy resolve an artifact, and copy what this pyspark has not yet into its jars folder."""
+def _install(home: Path, coordinate: str, ivy_settings: str | None, required: bool, without: str | None = None) -> bool:
+    """Let Spark's Ivy resolve an artifact, or several, and copy what this pyspark has not yet into its jars folder."""
     from lakescore.session import require_java
 
     require_java()
@@ -131,6 +162,8 @@ def _install(home: Path, coordinate: str, ivy_settings: str | None, required: bo
         # An Ivy folder of its own for the result; downloads are shared through the user's Maven repository when there is one.
         command = [str(home / "bin" / "spark-submit"), "--master", "local[1]", "--packages", coordinate]
         command += ["--conf", f"spark.jars.ivy={folder}/ivy"]
+        if without is not None:
+            command += ["--exclude-packages", without]
         if ivy_settings is not None:
             command += ["--conf", f"spark.jars.ivySettings={os.path.abspath(ivy_settings)}"]
         command += [str(nothing)]
@@ -151,8 +184,10 @@ def _copy(resolved: Sequence[Path], jars: Path) -> None:
     """Put Ivy's jars (``GROUP_ARTIFACT-VERSION.jar``) among Spark's: what Spark brings stays, what an older set-up put there goes."""
     for jar in resolved:
         group, name = jar.name.split("_", 1)
+        if group.startswith(_AWS_GROUP):
+            name = jar.name  # the SDK's artifacts have names like `utils`, which others have too
         same = [old for old in jars.glob("*.jar") if _artifact(old.name) == _artifact(name)]
-        if group == _DELTA_GROUP or name.startswith("spark-avro_"):
+        if group == _DELTA_GROUP or group.startswith(_AWS_GROUP) or name.startswith(("spark-avro_", "hadoop-aws-")):
             for old in same:
                 old.unlink()
         elif same:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +14,33 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lakescore import file_rows, frames, inline_rows, readers
+from lakescore import delta_log, file_rows, frames, inline_rows, readers, storage, watermarks
 from lakescore.catalog import did_you_mean_table, quote_table, table_version
 from lakescore.config import ROW_PER_FILE, SourceConfig
 from lakescore.errors import ConfigError, InputError, NeedsSparkError, did_you_mean, listing
 from lakescore.failures import translate, translated
 from lakescore.file_rows import rows_per_batch, runtime_conf
-from lakescore.inspection import Inspection, inspect
+from lakescore.inspection import Inspection, inspect, list_files
+from lakescore.offsets import Window
 from lakescore.schema import is_same, quoted
 
-__all__ = ["Inspection", "Source", "inspect", "of_files", "read", "rows_per_batch", "runtime_conf"]
+__all__ = [
+    "CHANGE",
+    "NEW_ROWS",
+    "Inspection",
+    "Source",
+    "count_changes",
+    "inspect",
+    "list_files",
+    "of_files",
+    "read",
+    "rows_per_batch",
+    "runtime_conf",
+]
 
+# Of a change feed: what happened to a row, and when it is one to score.
+CHANGE = "_change_type"
+NEW_ROWS = ("insert", "update_postimage")
 _STATEMENT = re.compile(
     r"(?i)(?:ALTER|ANALYZE|CALL|CLEAR|COPY|CREATE|DELETE|DESC|DESCRIBE|DROP|EXECUTE|EXPLAIN|GRANT|INSERT|LOAD|MERGE|MSCK|OPTIMIZE|REFRESH"
     r"|REPLACE|RESET|REVOKE|SET|SHOW|TRUNCATE|UNCACHE|CACHE|UPDATE|USE|VACUUM)\b"
@@ -39,6 +55,7 @@ class Source:
         schema: its columns.
         rows: as a DataFrame; None where there is no Spark.
         content: the column of what is in the files, where each row is one; it is what the model is for.
+        window: what of an incremental source it is; None: everything.
     """
 
     schema: T.StructType
@@ -46,6 +63,7 @@ class Source:
     description: str
     version: int | None
     content: str | None = None
+    window: Window | None = None
 
     @property
     def df(self) -> DataFrame:
@@ -67,7 +85,7 @@ def of_files(config: SourceConfig, inspection: Inspection) -> Source:
     """
     if inspection.parquet is None:
         raise NeedsSparkError(inspection.only_spark)
-    return Source(inspection.parquet.schema, None, ",".join(inspection.paths), inspection.version)
+    return Source(inspection.parquet.schema, None, ",".join(inspection.paths), inspection.version, window=inspection.window)
 
 
 def read(
@@ -96,7 +114,7 @@ def read(
         df, version = _read_path(spark, config, inspection, tolerant)
         description = ",".join(inspection.paths)
     elif config.table is not None:
-        df, version = _read_table(spark, config)
+        df, version = _read_table(spark, config, inspection.window)
         description = config.table
     elif config.query is not None:
         df, version, description = _read_query(spark, config.query), None, "query"
@@ -112,9 +130,11 @@ def read(
         with translated(f"source.filter: {config.filter}", ConfigError):
             df = df.where(F.expr(config.filter))
             df.schema  # noqa: B018  a Connect client asks the server only now
+    if inspection.window is not None and config.incremental is not None and config.incremental.column is not None:
+        df = watermarks.inside(df, config.incremental.column, inspection.window)
     if config.limit is not None:
         df = df.limit(config.limit)
-    return Source(df.schema, df, description, version, file_rows.CONTENT.get(config.format or ""))
+    return Source(df.schema, df, description, version, file_rows.CONTENT.get(config.format or ""), inspection.window)
 
 
 def _refuse_other_separator(names: Sequence[str], config: SourceConfig) -> None:
@@ -133,6 +153,8 @@ def _read_path(spark: SparkSession, config: SourceConfig, inspection: Inspection
         return file_rows.read(spark, config, inspection, tolerant), None
     format_ = inspection.format or "parquet"
     reader = spark.read.format(format_).options(**readers.options(format_, config.options, inspection.tabs))
+    if inspection.base is not None and readers.option(config.options, "basePath") is None:
+        reader = reader.option("basePath", inspection.base)
     if format_ == "delta":
         return _read_delta(spark, config, inspection, reader)
     where, inputs = f"source.path: {listing(config.path or ())}", list(inspection.inputs)
@@ -149,6 +171,8 @@ def _read_path(spark: SparkSession, config: SourceConfig, inspection: Inspection
 
 def _read_delta(spark: SparkSession, config: SourceConfig, inspection: Inspection, reader: Any) -> tuple[DataFrame, int | None]:
     (path,), version = inspection.inputs, inspection.version
+    if (rows := _read_window(spark, inspection.window, lambda reader: reader.format("delta").load(path))) is not None:
+        return rows, version
     table = f"delta.{quoted(path)}"
     if config.timestamp is not None:
         with translated(f"source.timestamp: {config.timestamp}", InputError):
@@ -160,6 +184,45 @@ def _read_delta(spark: SparkSession, config: SourceConfig, inspection: Inspectio
     if version is not None:
         reader = reader.option("versionAsOf", version)
     return _load(reader, path, f"source.path: {inspection.paths[0]}", "delta"), version
+
+
+def _read_window(spark: SparkSession, window: Window | None, load: Callable[[Any], DataFrame]) -> DataFrame | None:
+    """What came after a version of a Delta table; None where a version as a whole is read."""
+    if window is None or window.by not in ("versions", "changes") or window.is_snapshot:
+        return None
+    if window.by == "changes":
+        df = _changes(spark, window, load)
+        return df.where(F.col(CHANGE).isin(*NEW_ROWS)).drop(CHANGE, "_commit_version", "_commit_timestamp")
+    assert window.location is not None, "planned for a table"
+    if window.scratch is None:  # a dry run, which wants the columns alone
+        return load(spark.read.option("versionAsOf", str(window.to))).limit(0)
+    version, folder = int(window.to or 0), storage.Location.of(window.scratch)
+    assert folder is not None, "the state's folder is in reach"
+    adds = delta_log.added(window.location, int(window.after or 0), version)
+    view = delta_log.view_of(delta_log.open_table(window.location, version), window.location, adds)
+    (folder / "_delta_log" / f"{0:020d}.json").write_text(view)
+    return _load(spark.read.format("delta"), storage.for_spark(window.scratch), f"source: {window.location}", "delta")
+
+
+def _changes(spark: SparkSession, window: Window, load: Callable[[Any], DataFrame]) -> DataFrame:
+    reader = spark.read.option("readChangeFeed", "true").option("startingVersion", int(window.after or 0) + 1)
+    with translated("source.incremental.by: changes", InputError):
+        df = load(reader.option("endingVersion", str(window.to)))
+        df.schema  # noqa: B018  a Connect client asks the server only now
+    return df
+
+
+def count_changes(spark: SparkSession, config: SourceConfig, window: Window) -> dict[str, int]:
+    """How many rows of a table's change feed there are of each kind; ``NEW_ROWS`` are to be scored.
+
+    Raises:
+        InputError: the feed cannot be read, because it was kept only later for example.
+    """
+    name = quote_table("source.table", config.table) if config.table is not None else None
+    path = storage.for_spark((config.path or ("",))[0])
+    df = _changes(spark, window, lambda reader: reader.table(name) if name is not None else reader.format("delta").load(path))
+    with translated("source.incremental.by: changes", InputError):
+        return {row[CHANGE]: int(row["count"]) for row in df.groupBy(CHANGE).count().collect()}
 
 
 def _load(reader: Any, inputs: list[str] | str, where: str, format_: str) -> DataFrame:
@@ -189,9 +252,13 @@ def _refuse_other_schema(found: DataFrame, wanted: DataFrame, exact: bool) -> No
             )
 
 
-def _read_table(spark: SparkSession, config: SourceConfig) -> tuple[DataFrame, int | None]:
+def _read_table(spark: SparkSession, config: SourceConfig, window: Window | None) -> tuple[DataFrame, int | None]:
     name = quote_table("source.table", config.table or "")
+    if (rows := _read_window(spark, window, lambda reader: reader.table(name))) is not None:
+        return rows, int(window.to or 0) if window is not None else None
     version, reader = config.version, spark.read
+    if window is not None and window.is_snapshot:
+        version = int(window.to or 0)
     if version is None:
         version = table_version(spark, name, config.timestamp)
     if config.timestamp is not None:

@@ -166,6 +166,6 @@ def _rest_after_value(text: str) -> bool:
     start = len(text) - len(text.lstrip(_SPACE + "\ufeff"))
     try:
         _, end = json.JSONDecoder().raw_decode(text, start)
-    except ValueError:
+    except (ValueError, RecursionError):  # or too many levels, for which Spark's reader has a limit too
         return False
     return bool(text[end:].strip(_SPACE))

@@ -30,7 +30,7 @@ from mlflow.environment_variables import (
 )
 from mlflow.exceptions import MlflowException
 
-from lakescore import frames, mlflow_defaults
+from lakescore import frames, interruption, mlflow_defaults, own_process, storage
 from lakescore.config import ScoreConfig, TrackingConfig
 from lakescore.errors import LakescoreError, PlatformError
 from lakescore.redact import redact, redact_tree
@@ -43,6 +43,8 @@ REQUEST_SECONDS = 15
 REQUEST_RETRIES = 1
 _MAX_TEXT = 5_000
 _SQLITE = "sqlite:///"
+BATCH_TAG = "lakescore.batch_id"
+OUTPUT_TAG = "lakescore.output"
 _VERSIONS = ("pyspark", "mlflow-skinny", "pandas", "pyarrow", "deltalake", "scikit-learn", "xgboost", "xgboost-cpu", "lightgbm", "torch")
 
 
@@ -125,19 +127,28 @@ def open_record(client: MlflowClient, config: ScoreConfig) -> Iterator[Record]:
     Raises:
         PlatformError: the tracking server refuses or does not answer.
     """
-    record = _start(client, config)
+    record: Record | None = None
     try:
+        with interruption.held():
+            record = _start(client, config)
         yield record
     except BaseException as error:
-        if isinstance(error, LakescoreError):
-            error.run_id = record.run_id
-        line = redact(" ".join(str(error).split())) or type(error).__name__
-        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        try:
-            record.finish(status, {}, {"lakescore.error": line})
-        except Exception as failure:
-            log.warning("tracking: the run %s could not be marked %s: %s", record.run_id, status, redact(str(failure)))
+        if record is not None:
+            if isinstance(error, LakescoreError):
+                error.run_id = record.run_id
+            with interruption.held():
+                _end(record, error)
         raise
+
+
+def _end(record: Record, error: BaseException) -> None:
+    line = redact(" ".join(str(error).split())) or type(error).__name__
+    status = "FAILED" if isinstance(error, Exception) else "KILLED"
+    try:
+        with impatient():
+            record.finish(status, {}, {"lakescore.error": line})
+    except Exception as failure:
+        log.warning("tracking: the run %s could not be marked %s: %s", record.run_id, status, redact(str(failure)))
 
 
 def _start(client: MlflowClient, config: ScoreConfig) -> Record:
@@ -145,7 +156,7 @@ def _start(client: MlflowClient, config: ScoreConfig) -> Record:
     try:
         with impatient():
             experiment_id = ensure_experiment(client, config.tracking.experiment)
-            run = client.create_run(experiment_id, run_name=config.run.name, tags=_tags(config))
+            run = client.create_run(experiment_id, run_name=redact(config.run.name), tags=_tags(config))
             record = Record(client, run.info.run_id, experiment_id)
             client.log_text(run.info.run_id, as_yaml(config), "config.yaml")
         log.info("run: %s, experiment %s (%s)", record.run_id, experiment_id, config.tracking.experiment)
@@ -179,8 +190,22 @@ def as_yaml(config: ScoreConfig) -> str:
     return str(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True))
 
 
+def output_of(config: ScoreConfig) -> str:
+    """The output as a run's tag has it, by which runs of one output are found."""
+    output = config.output
+    if output.path is None:
+        return output.table or output.format
+    return redact("/".join([storage.absolute(output.path), *filter(None, [output.file])]))
+
+
 def _tags(config: ScoreConfig) -> dict[str, str]:
-    tags = {"lakescore.version": __version__, "lakescore.batch_id": str(config.run.batch_id), **redact_tree(config.tracking.tags)}
+    tags = {
+        "lakescore.version": __version__,
+        BATCH_TAG: str(config.run.batch_id),
+        OUTPUT_TAG: output_of(config),
+        **own_process.tags(),
+        **redact_tree(config.tracking.tags),
+    }
     commit = _git_commit()
     if commit:
         tags["mlflow.source.git.commit"] = commit

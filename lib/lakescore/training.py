@@ -28,7 +28,9 @@ from lakescore.redact import redact
 from lakescore.schema import column
 
 # What a scoring run has and this has not: nothing is written.
-_WITHOUT = ("output.format=summary_only", "drift.enabled=false", "run.batch_id=statistics", "errors.on_row_error=fail")
+_WITHOUT = (
+    "output.format=summary_only", "drift.enabled=false", "run.batch_id=statistics", "errors.on_row_error=fail", "source.incremental=null",
+)  # fmt: skip
 _LOGGED = re.compile(r"^models:/(m-[0-9a-f]{8,})$")
 _REGISTERED = re.compile(r"^models:/([^@/]+)/(\d+)$")
 _RUN = re.compile(r"^runs:/([^/]+)/(.+)$")

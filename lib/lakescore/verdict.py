@@ -123,10 +123,7 @@ class DriftTable:
             ConfigError: it is the output, the quarantine or the source.
         """
         self._plan = plan
-        if "/" in name:
-            config = OutputConfig(path=name, format="parquet" if plan.config.output.format == "parquet" else "delta", merge_schema=True)
-        else:
-            config = OutputConfig(table=name, merge_schema=True)
+        config = table_of(plan.config.output, name)
         quarantine.refuse_overlap("drift.table", config, plan.config.output, plan.config.source)
         with _as_drift_table():
             self._sink: Sink = open_sink(config, quarantine.batch_of(planning.batch_of(plan.config, run_id)))
@@ -151,6 +148,13 @@ class DriftTable:
         # By its schema: Spark Connect takes no empty table without one.
         found = self._plan.spark.createDataFrame(rows, from_arrow_schema(table.SCHEMA))
         return found.select("*", *lineage_columns(replace(lineage, partition_by=PARTITION)))
+
+
+def table_of(output: OutputConfig, name: str) -> OutputConfig:
+    """``drift.table`` as an output: a path, of the format of the output's own files, or a table's name."""
+    if "/" in name:
+        return OutputConfig(path=name, format="parquet" if output.format == "parquet" else "delta", merge_schema=True)
+    return OutputConfig(table=name, merge_schema=True)
 
 
 def open_table(plan: Plan, run_id: str) -> DriftTable | None:
@@ -224,13 +228,17 @@ def _files(plan: Plan, verdict: Verdict) -> dict[str, str]:
 def _folder(plan: Plan) -> str | None:
     """Where the batch's files go beside the output; None where the output is a table of the catalog, or nothing."""
     output, folder = plan.config.output, plan.config.drift.folder
-    if folder is None:
-        if output.is_own_folder:
-            return output.path
-        if output.path is None:
-            return None
-        folder = f"{output.path.rstrip('/')}_drift"
-    return storage.absolute(f"{folder.rstrip('/')}/{plan.config.run.batch_id}")
+    if folder is None and output.is_own_folder:
+        return output.path
+    folder = folder_of(output, folder)
+    return None if folder is None else storage.absolute(f"{folder}/{plan.config.run.batch_id}")
+
+
+def folder_of(output: OutputConfig, given: str | None) -> str | None:
+    """``drift.folder``, or where it is by default: beside the output; None where that is a table of the catalog, or nothing."""
+    if given is not None:
+        return given.rstrip("/")
+    return None if output.path is None else f"{output.path.rstrip('/')}_drift"
 
 
 @contextmanager

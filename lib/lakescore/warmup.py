@@ -66,6 +66,12 @@ def begin(config: ScoreConfig, by_command: bool = False) -> None:
             _begun.pool = Pool()
         # Starting a Connect server of its own, PySpark takes SPARK_REMOTE out of the environment for a while: not beside others.
         if reason is not None and not backend.is_remote(config):
+            from lakescore import session
+
+            if _begun.pool is not None and session.is_submitted_elsewhere(config.spark):
+                # Known only now, as it is the JVM that knows; workers that were begun in vain have hardly begun.
+                _begun.pool.close()
+                _begun.pool, is_direct = None, False
             _begun.starting = _start(config, is_direct and config.drift.table is None)
 
 
@@ -155,13 +161,17 @@ def begun(config: ScoreConfig | None) -> Iterator[None]:
     """Begin for one run, unless it is begun or there is nothing to begin (None); what nobody took ends with the block."""
     if config is not None:
         begin(config)
+    wait = True
     try:
         yield
+    except BaseException as error:
+        wait = isinstance(error, Exception)  # who is interrupted has no next run
+        raise
     finally:
         drop_pool()
         with _begun.lock:
             starting, _begun.starting, _begun.by_command = _begun.starting, None, False
-        if starting is not None:
+        if starting is not None and wait:
             # What it has started is there for the next run to find; what has failed is forgotten.
             starting.thread.join()
 

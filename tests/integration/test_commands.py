@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -154,3 +158,49 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(workplace: Path, store: st
     assert not (workplace / "out").exists()
     assert not (workplace / "mlflow.db").exists()
     assert len(client.search_runs([experiment.experiment_id])) == before
+
+
+def test_a_job_ends_in_order_when_spark_submit_is_killed(workplace: Path, store: str) -> None:
+    """Its JVM, the parent, cannot say a word: the Python notices by itself."""
+    command = [str(BIN / "spark-submit"), "--master", "local[1]", JOB, "scoring.engine=spark_udf", "run.batch_id=ended"]
+    environment = {**{k: v for k, v in os.environ.items() if not k.startswith(("PYSPARK", "SPARK", "MLFLOW"))}, "TMPDIR": str(workplace)}
+    with (workplace / "said").open("w") as said:
+        started = subprocess.Popen(command, cwd=workplace, env=environment, stdout=said, stderr=said)
+
+    _wait_until(lambda: " source: " in (workplace / "said").read_text())
+    started.kill()
+    started.wait()
+
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("lakescore").experiment_id
+    runs = functools.partial(client.search_runs, [experiment], "tags.`lakescore.batch_id` = 'ended'")
+    _wait_until(lambda: runs()[0].info.status != "RUNNING")
+    assert runs()[0].info.status == "KILLED"
+    assert runs()[0].data.tags["lakescore.error"] == "ended because spark-submit has ended; nothing was published"
+    _wait_until(lambda: not list(workplace.glob("lakescore-*")))
+    assert not (workplace / "out").exists()
+
+
+def test_a_signal_ends_the_job_with_its_number(workplace: Path, store: str) -> None:
+    command = [str(BIN / "lakescore"), "score", "scoring.engine=spark_udf", "run.batch_id=signalled"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYSPARK", "SPARK", "MLFLOW"))}
+    with (workplace / "said").open("w") as said:
+        started = subprocess.Popen(command, cwd=workplace, env=environment, stdout=said, stderr=said)
+
+    _wait_until(lambda: " source: " in (workplace / "said").read_text())
+    started.terminate()
+
+    assert started.wait(60) == 128 + signal.SIGTERM
+    assert (workplace / "said").read_text().splitlines()[-1] == "lakescore: ended by SIGTERM; nothing was published"
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("lakescore").experiment_id
+    (run,) = client.search_runs([experiment], "tags.`lakescore.batch_id` = 'signalled'")
+    assert (run.info.status, run.data.tags["lakescore.error"]) == ("KILLED", "ended by SIGTERM; nothing was published")
+    assert not (workplace / "out").exists()
+
+
+def _wait_until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, "it took too long"
+        time.sleep(0.05)

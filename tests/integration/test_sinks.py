@@ -20,6 +20,7 @@ from pyspark.sql import types as T
 from lakescore import score
 from lakescore.errors import LakescoreError, OutputError
 from lakescore.result import ScoreResult
+from lakescore.sinks.base import attempt_name
 
 Make = Callable[..., dict[str, Any]]
 Score = Callable[..., ScoreResult]
@@ -479,3 +480,20 @@ def test_a_table_may_be_scored_again_into_another_with_its_keys_only(
 
     rows = spark.read.format("delta").load(result.location)
     assert (rows.columns[:2], rows.select("run_id").distinct().first()[0]) == (["id", "prediction"], result.run_id)
+
+
+def test_what_a_run_has_left_that_was_killed_behind_its_publication_is_removed(
+    spark: SparkSession, config: Make, linear_uri: str, diabetes_path: Path, tmp_path: Path
+) -> None:
+    settings = config(model={"uri": linear_uri}, source={"path": str(diabetes_path)}, run={"batch_id": "a"})
+    settings["output"].update(format="parquet")
+    score(settings, spark=spark)
+    hidden, attempt = tmp_path / "out" / "_lakescore", attempt_name("a")
+    (hidden / "staging" / attempt / "score_date=2026-01-31").mkdir(parents=True)
+    (hidden / "replaced" / attempt).mkdir(parents=True)
+    (hidden / "replaced" / attempt / "part-0.parquet").write_text("old")
+
+    result = score(settings, spark=spark)
+
+    assert result.outcome == "skipped"
+    assert not hidden.exists()

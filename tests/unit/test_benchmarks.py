@@ -163,7 +163,7 @@ def test_what_the_command_leaves_behind_is_counted_but_not_waited_for(tmp_path: 
     measured = _measure(tmp_path, f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True)")
 
     assert measured.wall_seconds < 2
-    assert 1 <= measured.cpu_seconds < 2
+    assert 0.7 <= measured.cpu_seconds < 2  # sampled: its last moments may be missed
 
 
 def test_a_command_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:

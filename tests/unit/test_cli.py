@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lakescore.cli import main, score_main
+from lakescore.commands import Parser, run_command
 from lakescore.version import __version__
 
 Streams = pytest.CaptureFixture[str]
@@ -39,8 +40,8 @@ def test_an_unknown_command_is_refused_with_the_nearest(capsys: Streams) -> None
 
     assert (code, capsys.readouterr().err) == (
         2,
-        "lakescore: unknown command 'scor'; known: score, replay, read, register, stats, drift, serve, trigger, setup-spark. "
-        "Did you mean 'score'?\n",
+        "lakescore: unknown command 'scor'; known: score, replay, backfill, read, register, stats, drift, doctor, delete-batch, "
+        "serve, trigger, setup-spark. Did you mean 'score'?\n",
     )
 
 
@@ -156,3 +157,14 @@ def test_a_secret_in_a_log_is_hidden(capsys: Streams) -> None:
     logging.getLogger("lakescore.session").warning("connecting to %s", "http://user:hunter2@host")
 
     assert capsys.readouterr().err.endswith(" WARNING lakescore.session: connecting to http://***@host\n")
+
+
+def test_what_ends_the_process_before_the_work_is_done_is_a_failure(capsys: Streams) -> None:
+    def run(options: object) -> int:
+        raise SystemExit(0)
+
+    parser = Parser("lakescore x", "")
+    parser.add_argument("--verbose", action="store_true")
+
+    assert run_command(parser.parse_args, run, []) == 1
+    assert capsys.readouterr().err == "lakescore: something ended the process before the work was done (SystemExit: 0)\n"

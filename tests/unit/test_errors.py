@@ -46,6 +46,15 @@ def test_a_secret_that_spans_lines_is_hidden_too() -> None:
     assert "hunter2" not in str(ConfigError("password:\n  hunter2"))
 
 
+def test_an_error_shows_what_a_terminal_would_act_on_and_halves_of_characters() -> None:
+    assert str(InputError("no column 'a\x1b[2Jb\u202ec' in x\udcff.csv, Größe")) == r"no column 'a\x1b[2Jb\u202ec' in x\udcff.csv, Größe"
+
+
+def test_an_error_has_no_megabytes() -> None:
+    line = str(ModelError("x" * 3_000_000))
+    assert (len(line), line[-4:]) == (4_003, "x...")
+
+
 @pytest.mark.parametrize(("name", "found"), [("overwite", "overwrite"), ("APPEND", "append"), ("zzz", None), ("", None)])
 def test_the_nearest_name_is_found_where_one_is_near(name: str, found: str | None) -> None:
     assert nearest(name, ["append", "overwrite"]) == found
@@ -53,6 +62,19 @@ def test_the_nearest_name_is_found_where_one_is_near(name: str, found: str | Non
 
 def test_a_near_name_becomes_a_question() -> None:
     assert did_you_mean("overwite", ["append", "overwrite"]) == " Did you mean 'overwrite'?"
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "text"),
+    [
+        ("price", "pri\u0441e", " Did you mean 'pri\u0441e'? They look alike, and are 'price' and 'pri\\u0441e'."),
+        ("caf\u00e9", "cafe\u0301", " Did you mean 'cafe\u0301'? They look alike, and are 'caf\\xe9' and 'cafe\\u0301'."),
+        ("price", "prices", " Did you mean 'prices'?"),
+        ("größe", "größen", " Did you mean 'größen'?"),
+    ],
+)
+def test_names_that_only_look_the_same_are_told_apart(name: str, known: str, text: str) -> None:
+    assert did_you_mean(name, [known]) == text
 
 
 def test_no_question_is_asked_where_no_name_is_near() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lakescore.errors import ConfigError, InputError, LakescoreError, ModelError, OutputError, PlatformError
-from lakescore.failures import AVRO_MISSING, DELTA_MISSING, first_line, mark, translate, translated
+from lakescore.failures import AVRO_MISSING, DELTA_MISSING, S3_MISSING, first_line, mark, translate, translated
 
+ENDED = "Spark's driver has ended: it was stopped, killed, or out of memory (give it more: spark.driver.memory)"
 STACK = "".join(f"\n\tat org.apache.spark.scheduler.Task{n}.run(Task.scala:{n})" for n in range(2_000))
 
 
@@ -19,12 +20,26 @@ def test_a_marked_message_is_found_inside_a_long_stack_trace(kind: str, error: t
     assert (type(found), str(found)) == (error, "column x: no")
 
 
+@pytest.mark.parametrize(("module", "error"), [("sklearn", PlatformError), ("no_such_module.at_all", ModelError)])
+def test_a_module_that_a_model_misses_is_the_workers_fault_where_the_driver_has_it(module: str, error: type[LakescoreError]) -> None:
+    text = f"model.uri: the model cannot be loaded on a worker: ModuleNotFoundError: No module named '{module}'"
+
+    assert type(translate(Exception(f"task{STACK}\nGuardError: {mark('model', text)}{STACK}"), "scoring", LakescoreError)) is error
+
+
 @pytest.mark.parametrize(
     ("text", "error", "line"),
     [
         ("[DATA_SOURCE_NOT_FOUND] Failed to find the data source: delta.", PlatformError, DELTA_MISSING),
         ("[DELTA_CONFIGURE_SPARK_SESSION_WITH_EXTENSION_AND_CATALOG] x", PlatformError, DELTA_MISSING),
         ("Failed to find data source: avro. Avro is built-in but external data source module", PlatformError, AVRO_MISSING),
+        ("Answer from Java side is empty", PlatformError, ENDED),
+        (
+            "java.lang.ClassNotFoundException: Class org.apache.hadoop.fs.s3a.S3AFileSystem not found",
+            PlatformError,
+            S3_MISSING,
+        ),
+        ('org.apache.hadoop.fs.UnsupportedFileSystemException: No FileSystem for scheme "s3"', PlatformError, S3_MISSING),
         (
             "ModuleNotFoundError: No module named 'sklearn'",
             PlatformError,
@@ -74,6 +89,13 @@ def test_a_known_failure_has_its_class_and_its_remedy(text: str, error: type[Lak
 
     assert type(found) is error
     assert line is None or str(found) == line
+
+
+def test_a_gateway_that_does_not_answer_is_that_of_a_spark_that_has_ended() -> None:
+    assert str(translate(ConnectionRefusedError(111, "Connection refused"), "doing", LakescoreError)) == ENDED
+    assert str(translate(Exception("An error occurred while calling o45.unset"), "doing", LakescoreError)) == ENDED
+    other = Exception("HTTPConnectionPool(host='x', port=1): [Errno 111] Connection refused")
+    assert "Spark" not in str(translate(other, "doing", LakescoreError))
 
 
 def test_the_first_of_two_marked_messages_counts() -> None:

@@ -667,6 +667,20 @@ def test_a_model_that_cannot_be_loaded_is_named_by_its_key(tmp_path: Path) -> No
         Guard(str(tmp_path))
 
 
+def test_a_module_that_the_model_imports_and_the_worker_lacks_is_named_whatever_mlflow_makes_of_it(tmp_path: Path) -> None:
+    code = tmp_path / "code.py"
+    code.write_text(
+        "import mlflow\n\nclass Plain(mlflow.pyfunc.PythonModel):\n    def predict(self, context, model_input):\n        return [1]\n\n"
+        "mlflow.models.set_model(Plain())\n"
+    )
+    mlflow.pyfunc.save_model(tmp_path / "model", python_model=str(code), pip_requirements=[])
+    (tmp_path / "model" / "code.py").write_text("import no_such_module\n")
+    write_contract(tmp_path)
+
+    with pytest.raises(GuardError, match=re.escape("(ModuleNotFoundError: No module named 'no_such_module')")):
+        Guard(str(tmp_path))
+
+
 def test_a_worker_loads_a_model_once(bundle: Bundle) -> None:
     bundle.load("long")
 

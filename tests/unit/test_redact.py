@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lakescore.redact import is_secret_key, redact, redact_tree
+from lakescore.redact import hide, hide_parts, is_secret_key, redact, redact_tree
 
 
 @pytest.mark.parametrize(
@@ -184,3 +184,21 @@ def test_names_that_only_look_like_them_are_not(key: str) -> None:
 )
 def test_secrets_of_other_forms_are_hidden(text: str, shown: str) -> None:
     assert redact(text) == shown
+
+
+def test_what_is_known_to_be_secret_is_hidden_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lakescore.redact._hidden", set())
+    hide("correct horse/battery")
+    hide("short")
+
+    assert redact("s3://b/correct horse/battery, correct%20horse/battery and correct%20horse%2Fbattery") == "s3://b/***, *** and ***"
+    assert redact("a short text") == "a short text"
+
+
+def test_the_password_of_a_uri_is_hidden_where_a_library_quotes_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lakescore.redact._hidden", set())
+    hide_parts("s3://AKIA:hunter2hunter2@bucket/x and https://host/x?a=1&sig=abcdefgh%3D")
+
+    assert redact('Invalid bucket name "AKIA:hunter2hunter2@bucket", signature abcdefgh%3D') == (
+        'Invalid bucket name "AKIA:***@bucket", signature ***'
+    )

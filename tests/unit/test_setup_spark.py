@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lakescore import setup_spark
+from lakescore.errors import PlatformError
 
 Streams = pytest.CaptureFixture[str]
 
@@ -21,6 +22,7 @@ Streams = pytest.CaptureFixture[str]
         ("delta-storage-4.4.0.jar", "delta-storage"),
         ("spark-avro_2.13-4.2.0.jar", "spark-avro"),
         ("antlr4-runtime-4.13.1.jar", "antlr4-runtime"),
+        ("software.amazon.awssdk_utils-2.35.4.jar", "software.amazon.awssdk_utils"),
         ("a-1.0-rc1+build.jar", "a"),
         ("without-a-version.jar", "without-a-version.jar"),
     ],
@@ -60,6 +62,40 @@ def test_new_jars_replace_an_older_set_ups_and_never_sparks_own(tmp_path: Path) 
         "delta-storage-4.4.0.jar": "new",
         "spark-core_2.13-4.2.0.jar": "old",
     }
+
+
+def test_parts_of_the_aws_sdk_keep_their_group_in_their_names_and_replace_older_ones(tmp_path: Path) -> None:
+    ivy, jars = tmp_path / "ivy", tmp_path / "jars"
+    for folder in (ivy, jars):
+        folder.mkdir()
+    old = ("annotations-17.0.0.jar", "software.amazon.awssdk_annotations-2.29.52.jar", "hadoop-aws-3.4.2.jar", "netty-codec-4.2.13.jar")
+    for name in old:
+        (jars / name).write_text("old")
+    for name in (
+        "software.amazon.awssdk_annotations-2.35.4.jar",
+        "org.apache.hadoop_hadoop-aws-3.5.0.jar",
+        "io.netty_netty-codec-4.1.126.jar",
+        "org.wildfly.openssl_wildfly-openssl-2.2.5.jar",
+    ):
+        (ivy / name).write_text("new")
+
+    setup_spark._copy(sorted(ivy.iterdir()), jars)
+
+    assert {jar.name: jar.read_text() for jar in jars.iterdir()} == {
+        "annotations-17.0.0.jar": "old",
+        "software.amazon.awssdk_annotations-2.35.4.jar": "new",
+        "hadoop-aws-3.5.0.jar": "new",
+        "netty-codec-4.2.13.jar": "old",
+        "wildfly-openssl-2.2.5.jar": "new",
+    }
+
+
+def test_a_hadoop_whose_aws_sdk_is_not_known_is_named(tmp_path: Path) -> None:
+    (tmp_path / "jars").mkdir()
+    (tmp_path / "jars" / "hadoop-client-api-9.9.9.jar").touch()
+
+    with pytest.raises(PlatformError, match=r"the AWS SDK for Hadoop 9.9.9 is not known here: put hadoop-aws-9.9.9.jar and its AWS SDK"):
+        setup_spark._install_s3(tmp_path, None, force=False)
 
 
 def test_a_file_of_our_own_is_written_and_written_again(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from lakescore.storage import Location, absolute, expand, for_spark, for_spark_reader, has_glob, overlap, scheme_of
+from lakescore.storage import Location, absolute, expand, for_spark, for_spark_reader, has_glob, overlap, scheme_of, scratch_folder
 
 
 def at(path: Path) -> Location:
@@ -243,3 +246,53 @@ def test_removing_takes_folders_with_all_in_them_and_passes_over_what_is_not_the
     at(tmp_path / "a").remove()
 
     assert at(tmp_path).children() == []
+
+
+HOLDS = """
+import sys, tempfile
+tempfile.tempdir = sys.argv[1]
+from lakescore import storage
+with storage.scratch_folder() as folder:
+    (folder / "model.bin").write_text("large")
+    print(folder, flush=True)
+    input()
+"""
+
+
+def test_the_scratch_folder_of_a_killed_process_is_removed_by_the_next_one_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "lakescore-others").mkdir()
+    command = [sys.executable, "-c", HOLDS, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        folder = Path(started.stdout.readline().strip())
+        with scratch_folder():
+            assert (folder / "model.bin").exists()
+        started.kill()
+
+    with scratch_folder() as mine:
+        assert not folder.exists()
+        assert mine.is_dir()
+
+    assert [path.name for path in tmp_path.iterdir()] == ["lakescore-others"]
+
+
+def test_a_text_that_was_half_written_is_removed_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / ".journal.json.0123456789ab.tmp").write_text("half")
+    (tmp_path / ".other.json.0123456789ab.tmp").write_text("another's")
+
+    at(tmp_path / "journal.json").remove_unfinished()
+
+    assert [path.name for path in tmp_path.iterdir()] == [".other.json.0123456789ab.tmp"]
+
+
+def test_empty_folders_are_removed_and_those_with_files_stay(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    (tmp_path / "a" / "d").mkdir()
+    (tmp_path / "a" / "d" / "file").write_text("x")
+
+    at(tmp_path / "a").remove_empty()
+
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["d"]

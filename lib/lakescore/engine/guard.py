@@ -96,8 +96,10 @@ class Guard:
         settings = {"device": device} if device is not None else None
         try:
             self._model = mlflow.pyfunc.load_model(os.path.join(path, "model"), suppress_warnings=True, model_config=settings)
-        except Exception as error:
-            raise GuardError("model", f"model.uri: the model cannot be loaded on a worker: {_say(error)}") from error
+        except BaseException as error:
+            missing = _missing_module(error)
+            why = _say(error) if missing in (None, error) else f"{_say(error)} ({_say(missing)})"
+            raise GuardError("model", f"model.uri: the model cannot be loaded on a worker: {why}") from error
         hold(threads)
         if contract["method"]:
             self._model = _with_method(self._model, contract["method"])
@@ -150,11 +152,17 @@ class Guard:
         given: Any = features.drop(columns=self._absent) if self._absent else features
         if self._tensor:
             given = as_tensor(given, self._tensor["shape"], self._tensor["type"])
+        process = os.getpid()
         try:
             raw = self._model.predict(given, params=params)
-        except (SystemExit, KeyboardInterrupt) as error:
-            # They would end the worker, and Spark would say that it crashed.
-            raise RuntimeError(f"it raised {type(error).__name__}({error})") from error
+        except Exception:
+            raise
+        except BaseException as error:
+            # SystemExit and its like would end the worker, and Spark would say that it crashed.
+            raise RuntimeError(f"it raised {type(error).__name__}({' '.join(reason(error))})") from error
+        finally:
+            if os.getpid() != process:
+                os._exit(0)  # a model that forks: its child must not answer and write as a second worker
         try:
             return conform(raw, self.result, rows)
         except GuardError:
@@ -164,6 +172,13 @@ class Guard:
             raise GuardError(
                 "model", f"the model returned {found}, which is no prediction of type {_name(self.result)}: {_say(error)}"
             ) from error
+
+
+def _missing_module(error: BaseException | None) -> ModuleNotFoundError | None:
+    """The import that failed, of which MLflow makes an error of its own; the driver looks for its words."""
+    while error is not None and not isinstance(error, ModuleNotFoundError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _require_device(device: str) -> None:

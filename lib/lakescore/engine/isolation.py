@@ -90,7 +90,10 @@ def describe(error: BaseException) -> str:
 def reason(error: BaseException) -> list[str]:
     """The lines of an exception's message that have a word; of TorchScript's, which has its own traceback in it, the last one."""
     # Arrow does not hold the half characters that Python makes of file names in no UTF-8.
-    text = str(error).encode("utf-8", "backslashreplace").decode("utf-8")
+    try:
+        text = str(error).encode("utf-8", "backslashreplace").decode("utf-8")
+    except Exception:
+        return []  # an exception of the model's own, whose text is broken too
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     return lines[-1:] if any(line.startswith("Traceback of TorchScript") for line in lines) else lines
 

@@ -98,10 +98,12 @@ class Pool:
             RuntimeError: the model cannot be loaded.
         """
         self._wait_for(job)
+        from lakescore import storage  # pyarrow comes with it, and the workers are begun before that
+
         # A socket in a folder that nobody else may enter, and a key besides; its path may have 100 characters or so.
         within = None if len(tempfile.gettempdir()) < _SHORT_PATH else "/tmp"
-        with tempfile.TemporaryDirectory(prefix="lakescore-", dir=within, ignore_cleanup_errors=True) as folder:
-            address, key = os.path.join(folder, "tasks"), os.urandom(32)
+        with storage.scratch_folder(within) as folder:
+            address, key = str(folder / "tasks"), os.urandom(32)
             self._send("serve", job, tasks, address, key)
             self._expect("serving")
             yield _asking(address, key)

@@ -15,6 +15,7 @@ from mlflow.models import Model
 from lakescore import storage
 from lakescore.errors import ModelError, did_you_mean, listing
 from lakescore.mlflow_defaults import as_default
+from lakescore.object_store import SCHEMES
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +42,14 @@ def fetch(uri: str, pinned: str, client: MlflowClient, registry_uri: str | None,
         return _local(uri, label)
     if run := _RUN.match(uri):
         _check_run(label, run.group("run"), client)
+    if storage.scheme_of(uri) in SCHEMES:
+        _check_there(uri, label)
+        pinned = f"s3{pinned[pinned.index(':') :]}"  # MLflow knows S3 by this name only
     try:
         with as_default(client.tracking_uri, registry_uri):
             return Path(download_artifacts(artifact_uri=pinned, dst_path=str(download_to)))
+    except ImportError as error:
+        raise ModelError(f"{label} cannot be fetched: {error}; for S3: pip install 'lakescore[s3]'") from error
     except Exception as error:
         raise ModelError(f"{label} cannot be fetched: {error}{_artifacts_of(uri, client)}") from error
 
@@ -62,6 +68,8 @@ def _local(uri: str, label: str) -> Path:
     if not path.exists():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise ModelError(f"{label} does not exist (looked for {path}).{did_you_mean(path.name, siblings)}")
+    if not path.is_file() and not path.is_dir():
+        raise ModelError(f"{label} is neither a file nor a folder, but a pipe or a device")
     if path.is_dir() and (path / "MLmodel").is_file():
         return path
     if path.name == "MLmodel":
@@ -98,6 +106,16 @@ def _model_around(path: Path) -> Path | None:
             data = flavor.get("data") or flavor.get("model_path")
             return folder if data and path.is_relative_to(folder / str(data)) else None
     return None
+
+
+def _check_there(uri: str, label: str) -> None:
+    """Look before MLflow does, which takes minutes to find that a store does not answer."""
+    try:
+        place = storage.Location.of(uri)
+        if place is not None and not place.exists():
+            raise ModelError(f"{label} does not exist")
+    except OSError as error:
+        raise ModelError(f"{label} cannot be fetched: {error}") from error
 
 
 def _check_run(label: str, run_id: str, client: MlflowClient) -> None:

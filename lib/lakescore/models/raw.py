@@ -130,6 +130,9 @@ def _one_line(label: str, what: str) -> Iterator[None]:
         raise
     except ImportError as error:
         raise ModelError(f"{label} {what}: {_missing(error)}") from error
+    except SystemExit as error:
+        # The code in a pickle would end the run here, without a word.
+        raise ModelError(f"{label} {what}: its own code ends the process (SystemExit: {error})") from error
     except Exception as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         if "__main__" in reason:

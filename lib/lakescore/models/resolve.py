@@ -16,8 +16,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -38,6 +40,8 @@ from lakescore.schema import Signature
 _LOGGED_MODEL = re.compile(r"^models:/(?P<id>m-[0-9a-f]{8,})$")
 _REGISTERED = re.compile(r"^models:/(?P<name>[^@/]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[^/@]+))$")
 _RUN = re.compile(r"^runs:/(?P<run>[^/]+)/(?P<path>.+)$")
+# The keys of an MLmodel's flavors that name files of the model.
+_PATH_KEYS = ("data", "model_path", "code", "python_model", "pickled_model", "model_data")
 # Methods whose result is one number per class.
 _PER_CLASS_METHODS = ("predict_proba", "predict_log_proba")
 
@@ -215,11 +219,28 @@ def _read_metadata(uri: str, path: Path) -> Model:
         metadata = Model.load(str(path))
     except Exception as error:
         raise ModelError(f"model.uri: {uri}: its MLmodel file cannot be read: {error}") from error
-    if "python_function" not in (metadata.flavors or {}):
+    if not isinstance(metadata.flavors, dict) or not all(isinstance(settings, dict) for settings in metadata.flavors.values()):
+        raise ModelError(f"model.uri: {uri}: its MLmodel file cannot be read: flavors must be a mapping of mappings; log the model again")
+    if "python_function" not in metadata.flavors:
         raise ModelError(
-            f"model.uri: {uri} has no python_function flavor and cannot be scored from Python; it has {listing(metadata.flavors or {})}"
+            f"model.uri: {uri} has no python_function flavor and cannot be scored from Python; it has {listing(metadata.flavors)}"
         )
+    _refuse_outside(uri, metadata.flavors)
     return metadata
+
+
+def _refuse_outside(uri: str, flavors: Mapping[str, Mapping[str, Any]]) -> None:
+    """What an MLmodel names outside of its folder is in no digest, may be anybody's, and does not go to the workers."""
+    for flavor, settings in flavors.items():
+        artifacts = settings.get("artifacts")
+        items = artifacts.items() if isinstance(artifacts, dict) else ()
+        named = {f"artifacts.{name}": one.get("path") for name, one in items if isinstance(one, dict)}
+        named |= {key: settings.get(key) for key in _PATH_KEYS}
+        for key, path in named.items():
+            if isinstance(path, str) and (os.path.isabs(path) or os.path.normpath(path).split(os.sep)[0] == ".."):
+                raise ModelError(
+                    f"model.uri: {uri}: its MLmodel names {path!r} ({flavor}.{key}), which is outside of the model's folder; log it again"
+                )
 
 
 def _requirements(path: Path) -> list[str]:

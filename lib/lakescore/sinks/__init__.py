@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lakescore.config import OutputConfig
-from lakescore.sinks.base import Batch, FileSink, Published, Sink, Staged
+from lakescore.sinks.base import Batch, FileSink, Published, PublishedRows, Sink, Staged
 from lakescore.sinks.delta import DeltaSink
 from lakescore.sinks.parquet import ParquetSink
 from lakescore.sinks.rows import CountSink, RowsSink
 from lakescore.sinks.table import TableSink
 
-__all__ = ["Batch", "FileSink", "Published", "Sink", "Staged", "open_sink"]
+__all__ = ["Batch", "FileSink", "Published", "PublishedRows", "Sink", "Staged", "open_sink"]
 
 
 def open_sink(config: OutputConfig, batch: Batch, keys: Sequence[str] = ()) -> Sink:

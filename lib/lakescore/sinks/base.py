@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
-from lakescore import storage
+from lakescore import interruption, session, storage
 from lakescore.config import OutputConfig
 from lakescore.errors import OutputError
 from lakescore.storage import Location
@@ -67,6 +67,14 @@ class Published:
     version: int | None
 
 
+@dataclass(frozen=True)
+class PublishedRows:
+    """What one run has published of a batch: its rows that are there, and the version of the table that it made, where it tells."""
+
+    rows: int
+    version: int | None = None
+
+
 class AlreadyPublishedError(OutputError):
     """Another run published the same batch first."""
 
@@ -85,6 +93,9 @@ class Sink(Protocol):
     def find(self, spark: SparkSession | None) -> bool | None:
         """Whether this batch is published; None when a session is needed to tell."""
 
+    def rows_of(self, spark: SparkSession | None, run_id: str) -> PublishedRows | None:
+        """What a run has published of this batch; None where it has published nothing."""
+
     def check(self, spark: SparkSession | None, schema: T.StructType) -> None:
         """Refuse, before anything is scored, what could not be written.
 
@@ -100,6 +111,19 @@ class Sink(Protocol):
 
     def discard(self, staged: Staged | None) -> None:
         """Remove what was staged."""
+
+    def delete(self, spark: Callable[[], SparkSession]) -> int | None:
+        """Take exactly this batch out, in one atomic step; ``find`` does not find it then, and it may be published again.
+
+        Args:
+            spark: opens a session, for tables that only Spark changes.
+
+        Returns:
+            The table's version after it, where the format has versions.
+
+        Raises:
+            OutputError: the batch is not there, or another process replaces or deletes it at the same time.
+        """
 
 
 @runtime_checkable
@@ -126,6 +150,7 @@ class PathSink:
         if root is None:
             raise OutputError(f"output.path: {self.location} is on a file system that this process cannot reach; use output.table")
         self._root = root
+        root.require_writer()
         try:
             root.exists()
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -144,12 +169,13 @@ class PathSink:
 
     def _remove_attempt(self, folder: Location, *parents: Location) -> None:
         """Remove a staged attempt, and the folders above it that it leaves empty."""
-        try:
-            folder.remove()
-            for parent in parents:
-                parent.remove_if_empty()
-        except OSError as error:
-            log.warning("output: the staged files in %s could not be removed: %s", folder.path, error)
+        with interruption.held():
+            try:
+                folder.remove()
+                for parent in parents:
+                    parent.remove_if_empty()
+            except OSError as error:
+                log.warning("output: the staged files in %s could not be removed: %s", folder.path, error)
 
     def _beaten(self) -> AlreadyPublishedError:
         return beaten("output.path", self._batch)
@@ -182,6 +208,19 @@ def beaten(key: str, batch: Batch) -> AlreadyPublishedError:
     return AlreadyPublishedError(f"{key}: the batch {batch.batch_id} was published by another run meanwhile")
 
 
+def gone(key: str, batch: Batch) -> OutputError:
+    """The error of a deletion where there is nothing to delete."""
+    return OutputError(f"{key}: the batch {batch.batch_id} is not there (any more)")
+
+
+def changed(key: str, batch: Batch, location: str) -> OutputError:
+    """The error of a deletion while another process changes the same batch."""
+    return OutputError(
+        f"{key}: another process has replaced or deleted the batch {batch.batch_id} of {location} meanwhile; look what is there, and "
+        "delete it again if it is still to go"
+    )
+
+
 def batch_prefix(batch_id: str) -> str:
     """What the folders of all attempts at a batch begin with: readable, unique, and safe in every store's paths."""
     slug = re.sub(r"[^A-Za-z0-9_]", "-", batch_id)[:40]
@@ -201,7 +240,8 @@ def attempts(folder: Location, batch_id: str) -> Iterator[Location]:
 
 def write_parquet(df: DataFrame, target: str, partition_by: list[str]) -> None:
     """Write staged files to a path; no ``_SUCCESS`` marker, since what makes them count comes later."""
-    df.write.mode("error").options(**_NO_SUCCESS_FILE).partitionBy(*partition_by).parquet(storage.for_spark(target))
+    with session.interruptible(df.sparkSession):
+        df.write.mode("error").options(**_NO_SUCCESS_FILE).partitionBy(*partition_by).parquet(storage.for_spark(target))
 
 
 @dataclass(frozen=True)
@@ -230,6 +270,18 @@ def staged_files(folder: Location) -> list[StagedFile]:
 
     with ThreadPoolExecutor(max_workers=16) as pool:
         return list(pool.map(load, range(len(files))))
+
+
+def only_text(footer: Any, name: str) -> str | None:
+    """The text that a column has in all rows of a file, by the footer's statistics; None where they do not tell."""
+    found: set[str] = set()
+    for group in range(footer.num_row_groups):
+        for index in range(footer.num_columns):
+            chunk = footer.row_group(group).column(index)
+            if chunk.path_in_schema == name:
+                known = chunk.statistics is not None and chunk.statistics.has_min_max
+                found |= {chunk.statistics.min, chunk.statistics.max} if known else {"", "unknown"}
+    return found.pop() if len(found) == 1 else None
 
 
 def file_statistics(footer: Any) -> str:

@@ -20,26 +20,30 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import types as T
 
-from lakescore import storage
+from lakescore import object_store, storage
 from lakescore.config import OutputConfig
 from lakescore.errors import NeedsSparkError, OutputError, listing
-from lakescore.failures import translated
-from lakescore.schema import BATCH, PARTITION, nullable
+from lakescore.failures import translate, translated
+from lakescore.schema import BATCH, PARTITION, RUN, nullable
 from lakescore.sinks.base import (
     AlreadyPublishedError,
     Batch,
     Layout,
     PathSink,
     Published,
+    PublishedRows,
     Staged,
     StagedFile,
     attempt_name,
     attempts,
+    batch_prefix,
+    changed,
     compare_schemas,
     file_statistics,
+    gone,
     keep_only,
     refuse_schema,
     staged_files,
@@ -53,6 +57,7 @@ log = logging.getLogger(__name__)
 STAGING = "lakescore"
 _WRITABLE_FEATURES = {"appendOnly", "invariants", "timestampNtz"}
 _PLAIN_WRITER = 2
+_TURNS = 20
 _NEEDS_MAPPING = set(" ,;{}()\n\t=")
 _COLUMN_MAPPING = {"delta.columnMapping.mode": "name"}
 
@@ -62,9 +67,25 @@ def app_id(batch_id: str) -> str:
     return f"lakescore:{batch_id}"
 
 
-def user_metadata(batch: Batch) -> str:
+def deletion_id(batch_id: str) -> str:
+    """The application transaction that marks a batch as deleted; its version is that of the batch's own transaction."""
+    return f"lakescore-deleted:{batch_id}"
+
+
+def transaction_of(table: DeltaTable, batch_id: str) -> tuple[int, bool]:
+    """The version of a batch's last transaction (0: none), and whether the batch is there.
+
+    It is there unless a deletion names that version: one that comes after the deletion has a higher one.
+    """
+    committed = table.transaction_version(app_id(batch_id))
+    deleted = table.transaction_version(deletion_id(batch_id))
+    return committed or 0, committed is not None and (deleted is None or deleted < committed)
+
+
+def user_metadata(batch: Batch, deletes: bool = False) -> str:
     """What the commit says of itself, for ``DESCRIBE HISTORY``."""
-    return json.dumps({"batch_id": batch.batch_id, "run_id": batch.run_id, "lakescore": __version__})
+    what: dict[str, Any] = {"deleted": True} if deletes else {"run_id": batch.run_id}
+    return json.dumps({"batch_id": batch.batch_id, **what, "lakescore": __version__})
 
 
 def needs_mapping(schema: T.StructType) -> bool:
@@ -97,15 +118,20 @@ class DeltaSink(PathSink):
         odd = storage.closed_to_delta(self.location)
         if odd is not None:
             raise OutputError(f"output.path: a Delta table cannot be at {self.location}, because of {odd!r} in it; give another path")
+        self._options = storage.delta_options(self.location)
         self._through_spark = False
         self._merges = False
+
+    def open_table(self) -> DeltaTable | None:
+        """The table as it is now; None where there is none yet."""
+        return self._table()
 
     def recover(self, spark: SparkSession | None) -> None:
         """Nothing: a Delta commit is there or it is not."""
 
     def find(self, spark: SparkSession | None) -> bool | None:
         table = self._table()
-        if table is None or table.transaction_version(app_id(self._batch.batch_id)) is None:
+        if table is None or not self._state(table)[1]:
             return False
         if not self._may_have_rows(table):
             log.warning(
@@ -116,6 +142,9 @@ class DeltaSink(PathSink):
             )
         return True
 
+    def _state(self, table: DeltaTable) -> tuple[int, bool]:
+        return transaction_of(table, self._batch.batch_id)
+
     def _may_have_rows(self, table: DeltaTable) -> bool:
         """Whether a file may hold rows of the batch: a DELETE or RESTORE takes them, and leaves the batch's transaction in the log."""
         for file in pa.table(table.get_add_actions(flatten=True)).to_pylist():
@@ -123,6 +152,17 @@ class DeltaSink(PathSink):
             if low is None or high is None or low <= self._batch.batch_id <= high:
                 return True
         return False
+
+    def rows_of(self, spark: SparkSession | None, run_id: str) -> PublishedRows | None:
+        table = self._table()
+        if table is None:
+            return None
+        version = next((entry["version"] for entry in table.history() if was_made_by(entry.get("userMetadata"), run_id)), None)
+        if version is None:
+            return None
+        files = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+        rows = sum(file["num_records"] or 0 for file in files if file.get(f"min.{RUN}") == run_id == file.get(f"max.{RUN}"))
+        return PublishedRows(rows, version)
 
     def check(self, spark: SparkSession | None, schema: T.StructType) -> None:
         refuse_schema(schema, f"output.path: {self.location}")
@@ -138,7 +178,7 @@ class DeltaSink(PathSink):
         self._merges = compare_schemas(existing, schema, self._config.merge_schema, f"output.path: {self.location}")
         self._through_spark = self._merges or not _library_writes(table, existing) or not _library_knows(schema)
         self._refuse_without(spark)
-        if spark is None and self._batch.on_rerun == "replace" and table.transaction_version(app_id(self._batch.batch_id)) is not None:
+        if spark is None and self._batch.on_rerun == "replace" and self._state(table)[1]:
             raise NeedsSparkError("a batch of a Delta table is replaced")
 
     def _refuse_without(self, spark: SparkSession | None) -> None:
@@ -190,15 +230,63 @@ class DeltaSink(PathSink):
         if staged is not None and not self._may_be_committed(staged.handle):
             self._remove(staged.handle.folder)
 
+    def delete(self, spark: Callable[[], SparkSession]) -> int | None:
+        table = self._table()
+        state = self._state(table) if table is not None else (0, False)
+        if table is None or not state[1]:
+            raise gone("output.path", self._batch)
+        if _is_append_only(table):
+            raise OutputError(
+                f"output.path: {self.location} takes appends only (delta.appendOnly=true), so the batch {self._batch.batch_id} in it "
+                "cannot be deleted"
+            )
+        for turn in range(_TURNS):
+            try:
+                self._commit_deletion(spark, state[0])
+                break
+            except Exception as error:
+                if not self._is_still(state):
+                    raise changed("output.path", self._batch, self.location) from error
+                # Another commit came first: then once more.
+                if turn == _TURNS - 1 or not (isinstance(error, CommitFailedError) or "concurrent" in str(error).lower()):
+                    doing = f"output.path: the batch {self._batch.batch_id} could not be deleted from {self.location}"
+                    raise translate(error, doing, OutputError) from error
+        after = self._table()
+        if after is None or self._state(after) != (state[0], False):
+            raise changed("output.path", self._batch, self.location)
+        return int(after.version())
+
+    def _commit_deletion(self, spark: Callable[[], SparkSession], version: int) -> None:
+        """One commit without this batch's rows, marked as the deletion of what its transaction of this version has published."""
+        table = self._table()
+        assert table is not None, "it was there a moment ago"
+        schema = T.StructType.fromJson(json.loads(table.schema().to_json()))
+        removes = self._own_files(table) if _library_writes(table, schema) else None
+        if removes is None:
+            self._delete_through_spark(spark(), version)
+            return
+        properties = CommitProperties(
+            custom_metadata={"userMetadata": user_metadata(self._batch, deletes=True)},
+            max_commit_retries=_tries(removes),
+            app_transactions=[Transaction(deletion_id(self._batch.batch_id), version)],
+        )
+        table.create_write_transaction([*removes], "append", table.schema(), [PARTITION], commit_properties=properties)
+
+    def _delete_through_spark(self, spark: SparkSession, version: int) -> None:
+        """The same by Spark: files that hold other rows too are written anew without this batch's."""
+        schema = spark.read.format("delta").load(storage.for_spark(self.location)).schema
+        marker = {"txnAppId": deletion_id(self._batch.batch_id), "txnVersion": str(version)}
+        empty_replacement(spark, schema, self._batch, **marker).save(storage.for_spark(self.location))
+
     def _table(self) -> DeltaTable | None:
         try:
-            return DeltaTable(self.location)
+            return DeltaTable(self.location, storage_options=self._options)
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as error:
             if not (self._root / "_delta_log").is_dir():
                 return None
-            raise OutputError(f"output.path: the Delta table {self.location} cannot be read: {str(error).splitlines()[0]}") from error
+            raise OutputError(f"output.path: the Delta table {self.location} cannot be read: {object_store.line(error)}") from error
 
     def _check_free(self) -> None:
         self._refuse_file()
@@ -216,8 +304,7 @@ class DeltaSink(PathSink):
             )
 
     def _refuse_replacing(self, table: DeltaTable) -> None:
-        is_append_only = str(table.metadata().configuration.get("delta.appendOnly", "")).lower() == "true"
-        if is_append_only and self._batch.on_rerun == "replace" and table.transaction_version(app_id(self._batch.batch_id)) is not None:
+        if _is_append_only(table) and self._batch.on_rerun == "replace" and self._state(table)[1]:
             raise OutputError(
                 f"run.on_rerun: {self.location} takes appends only (delta.appendOnly=true), so the batch {self._batch.batch_id} in it "
                 "cannot be replaced; give another batch_id"
@@ -243,9 +330,10 @@ class DeltaSink(PathSink):
         """Remove what crashed or defeated attempts at this batch left.
 
         Only after our own commit: from now on the log refuses theirs, so no file that a commit names can be lost. Files of a batch that
-        was replaced stay for time travel until VACUUM takes them.
+        was replaced or deleted stay for time travel until VACUUM takes them.
         """
-        if self._batch.on_rerun == "replace":
+        table = self._table()
+        if self._batch.on_rerun == "replace" or table is None or table.transaction_version(deletion_id(self._batch.batch_id)) is not None:
             return
         for other in attempts(self._root / STAGING, self._batch.batch_id):
             if other.name != handle.folder.name:
@@ -254,52 +342,65 @@ class DeltaSink(PathSink):
     def _commit(self, spark: SparkSession | None, handle: _Handle) -> None:
         adds = [_add_action(handle, file) for file in handle.files]
         schema = Schema.from_json(nullable(handle.schema).json())
-        table = self._table()
-        if table is None:
-            if self._create(adds, schema, handle):
-                return
-            table = self._table()
-        if table is None:
-            raise OutputError(f"output.path: the Delta table {self.location} could be neither created nor opened")
-        current = table.transaction_version(app_id(self._batch.batch_id))
-        if current is not None and self._batch.on_rerun != "replace":
-            raise self._beaten()
-        self._require_files(handle)
-        removes: list[RemoveAction] | None = self._replaced_files(table) if current is not None else []
-        if removes is None:
-            self._commit_through_spark(spark, handle)
+        if self._table() is None and self._create(adds, schema, handle):
             return
-        try:
-            table.create_write_transaction(
-                [*removes, *adds], "append", schema, [PARTITION], commit_properties=self._properties((current or 0) + 1)
-            )
-        except CommitFailedError as error:
-            if not (handle.files and self._may_be_committed(handle)):
-                raise self._lost_race(error) from error
-        except DeltaError as error:
-            if handle.files and self._may_be_committed(handle):
+        for turn in range(_TURNS):
+            table = self._table()
+            if table is None:
+                raise OutputError(f"output.path: the Delta table {self.location} could be neither created nor opened")
+            current, there = self._state(table)
+            if there and self._batch.on_rerun != "replace":
+                raise self._beaten()
+            self._require_files(handle)
+            removes: list[RemoveAction] | None = self._own_files(table) if there else []
+            if removes is None:
+                self._commit_through_spark(spark, handle)
                 return
-            raise OutputError(f"output.path: the commit to {self.location} failed: {str(error).splitlines()[0]}") from error
+            try:
+                properties = self._properties(current + 1, _tries(removes))
+                table.create_write_transaction([*removes, *adds], "append", schema, [PARTITION], commit_properties=properties)
+                return
+            except CommitFailedError as error:
+                if handle.files and self._may_be_committed(handle):
+                    return
+                # Another commit came first, and this batch is as it was: then once more.
+                if turn == _TURNS - 1 or not self._is_still((current, there)):
+                    raise self._lost_race(error) from error
+            except DeltaError as error:
+                if handle.files and self._may_be_committed(handle):
+                    return
+                raise OutputError(f"output.path: the commit to {self.location} failed: {object_store.line(error)}") from error
+
+    def _is_still(self, state: tuple[int, bool]) -> bool:
+        """Whether nobody has changed this batch since."""
+        table = self._table()
+        return table is not None and self._state(table) == state
 
     def _create(self, adds: list[AddAction], schema: Schema, handle: _Handle) -> bool:
         """Make the table with the batch as its version 0; False where another run made the table first."""
         try:
             create_table_with_add_actions(
-                self.location, schema, adds, mode="error", partition_by=[PARTITION], commit_properties=self._properties(1, retries=0)
+                self.location,
+                schema,
+                adds,
+                mode="error",
+                partition_by=[PARTITION],
+                storage_options=self._options,
+                commit_properties=self._properties(1, retries=0),
             )
         except (DeltaError, OSError) as error:
             if self._table() is not None:
                 return bool(handle.files) and self._may_be_committed(handle)
-            raise OutputError(f"output.path: the table {self.location} could not be created: {str(error).splitlines()[0]}") from error
+            raise OutputError(f"output.path: the table {self.location} could not be created: {object_store.line(error)}") from error
         return True
 
     def _lost_race(self, error: Exception) -> OutputError:
         table = self._table()
-        if table is not None and table.transaction_version(app_id(self._batch.batch_id)) is not None:
+        if table is not None and self._state(table)[1]:
             return self._beaten()
-        return OutputError(f"output.path: the commit to {self.location} failed: {str(error).splitlines()[0]}; run the batch again")
+        return OutputError(f"output.path: the commit to {self.location} failed: {object_store.line(error)}; run the batch again")
 
-    def _properties(self, version: int, retries: int = 20) -> CommitProperties:
+    def _properties(self, version: int, retries: int) -> CommitProperties:
         """What a commit carries. One that creates the table must not be tried again: the library would append where another has created."""
         return CommitProperties(
             custom_metadata={"userMetadata": user_metadata(self._batch)},
@@ -307,21 +408,30 @@ class DeltaSink(PathSink):
             app_transactions=[Transaction(app_id(self._batch.batch_id), version)],
         )
 
-    def _replaced_files(self, table: DeltaTable) -> list[RemoveAction] | None:
+    def _own_files(self, table: DeltaTable) -> list[RemoveAction] | None:
         """The files that hold exactly this batch; None where one holds other rows too (after OPTIMIZE) or does not tell."""
         removes = []
         now = int(time.time() * 1000)
         for file in pa.table(table.get_add_actions(flatten=True)).to_pylist():
-            low, high = file.get(f"min.{BATCH}"), file.get(f"max.{BATCH}")
-            if low is None or high is None:
+            is_own = self._is_own(file)
+            if is_own is None:
                 return None
-            if low <= self._batch.batch_id <= high:
-                # Another writer's rows have no batch, and count neither as least nor as most.
-                if low != high or file.get(f"null_count.{BATCH}") != 0:
-                    return None
+            if is_own:
                 values: dict[str, str | None] = {PARTITION: str(file[f"partition.{PARTITION}"])}
                 removes.append(RemoveAction(file["path"], True, now, file["size_bytes"], values))
         return removes
+
+    def _is_own(self, file: Mapping[str, Any]) -> bool | None:
+        """Whether a file of the table holds this batch and nothing else; None where it holds other rows too, or does not tell."""
+        if str(file["path"]).startswith(f"{STAGING}/"):  # which holds one batch, perhaps without rows
+            return str(file["path"]).startswith(f"{STAGING}/{batch_prefix(self._batch.batch_id)}")
+        low, high = file.get(f"min.{BATCH}"), file.get(f"max.{BATCH}")
+        if low is None or high is None:
+            return None
+        if not low <= self._batch.batch_id <= high:
+            return False
+        # Another writer's rows have no batch, and count neither as least nor as most.
+        return True if low == high and file.get(f"null_count.{BATCH}") == 0 else None
 
     def _commit_through_spark(self, spark: SparkSession | None, handle: _Handle) -> None:
         if spark is None:
@@ -330,15 +440,15 @@ class DeltaSink(PathSink):
                 "spark.backend=spark"
             )
         table = self._table()
-        current = table.transaction_version(app_id(self._batch.batch_id)) if table else None
-        if current is not None and self._batch.on_rerun != "replace":
+        current, there = self._state(table) if table else (0, False)
+        if there and self._batch.on_rerun != "replace":
             raise self._beaten()
         with translated(f"output.path: the commit to {self.location} failed", OutputError):
             staged = spark.read.schema(handle.schema).parquet(storage.for_spark_reader(self._path_of(handle.folder)))
-            options = spark_options(self._batch, current, self._merges)
+            options = spark_options(self._batch, current + 1, self._merges, replaces=there)
             if table is None and needs_mapping(handle.schema):
                 options.update(_COLUMN_MAPPING)
-            mode = "append" if current is None else "overwrite"
+            mode = "overwrite" if there else "append"
             staged.write.format("delta").mode(mode).options(**options).partitionBy(PARTITION).save(storage.for_spark(self.location))
         # Delta leaves out, and says nothing, what another run of the same batch has committed meanwhile.
         table = self._table()
@@ -347,7 +457,7 @@ class DeltaSink(PathSink):
         self._remove(handle.folder)
 
 
-def was_made_by(metadata: str | None, value: str, key: str = "run_id") -> bool:
+def was_made_by(metadata: str | None, value: str | bool, key: str = "run_id") -> bool:
     """Whether a commit's ``userMetadata`` is one of ours that names this run (or, by ``key``, this batch)."""
     try:
         found = json.loads(metadata or "{}")
@@ -356,18 +466,33 @@ def was_made_by(metadata: str | None, value: str, key: str = "run_id") -> bool:
     return isinstance(found, dict) and "lakescore" in found and found.get(key) == value
 
 
-def spark_options(batch: Batch, current: int | None, merges: bool) -> dict[str, str]:
-    """Options for one commit through Spark's Delta writer: the batch's transaction, and only its rows replaced."""
-    options = {
-        "txnAppId": app_id(batch.batch_id),
-        "txnVersion": str((current or 0) + 1),
-        "userMetadata": user_metadata(batch),
-    }
+def spark_options(batch: Batch, version: int | None, merges: bool, replaces: bool) -> dict[str, str]:
+    """Options for one commit through Spark's Delta writer: the batch's transaction (None: without), and only its rows replaced."""
+    options = {"userMetadata": user_metadata(batch)}
+    if version is not None:
+        options |= {"txnAppId": app_id(batch.batch_id), "txnVersion": str(version)}
     if merges:
         options["mergeSchema"] = "true"
-    if current is not None:
-        options["replaceWhere"] = f"{BATCH} = '{batch.batch_id}'"
+    if replaces:
+        options["replaceWhere"] = only_rows_of(batch)
     return options
+
+
+def only_rows_of(batch: Batch) -> str:
+    """The condition for a batch's rows, in SQL."""
+    return f"{BATCH} = '{batch.batch_id}'"
+
+
+def empty_replacement(spark: SparkSession, schema: T.StructType, batch: Batch, **options: str) -> DataFrameWriter:
+    """A writer of no rows in place of a batch's, to a Delta table: its deletion in one commit, which says so."""
+    rows = spark.createDataFrame([], nullable(schema)).write.format("delta").mode("overwrite")
+    return rows.options(replaceWhere=only_rows_of(batch), userMetadata=user_metadata(batch, deletes=True), **options)
+
+
+def _tries(removes: list[RemoveAction]) -> int:
+    """How often the library may try a commit again after another one. A file that is removed may have been compacted with others meanwhile,
+    which the library does not see: then the files are chosen anew first."""
+    return 0 if removes else _TURNS
 
 
 def _add_action(handle: _Handle, file: StagedFile) -> AddAction:
@@ -379,6 +504,10 @@ def _add_action(handle: _Handle, file: StagedFile) -> AddAction:
         data_change=True,
         stats=file_statistics(file.footer),
     )
+
+
+def _is_append_only(table: DeltaTable) -> bool:
+    return str(table.metadata().configuration.get("delta.appendOnly", "")).lower() == "true"
 
 
 def _library_knows(schema: T.StructType) -> bool:

@@ -1,25 +1,11 @@
-"""A Parquet table by path: staged in a hidden folder, published by rename as ``score_date=D/batch_id=B/``.
-
-::
-
-    TABLE/score_date=2026-01-31/batch_id=B/part-....parquet   what readers see
-    TABLE/_lakescore/staging/ATTEMPT/...                      a batch that no reader sees
-    TABLE/_lakescore/journal/BATCH.json                       the renames of a publication that takes more than one
-    TABLE/_lakescore/replaced/ATTEMPT/...                     what a replacement took out, until it is complete
-
-One rename is atomic. A batch with several partition dates, or a replacement, takes several: the journal is written first, and the
-next run of that batch finishes what it lists (everything staged had passed the audit).
-"""
+"""A Parquet table by path: staged in a hidden folder, published as ``score_date=D/batch_id=B/`` (``journal.py`` tells how)."""
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from urllib.parse import unquote
 
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
@@ -30,36 +16,41 @@ from lakescore.config import OutputConfig
 from lakescore.errors import NeedsSparkError, OutputError, listing
 from lakescore.failures import translated
 from lakescore.parquet_files import written_schema
-from lakescore.schema import BATCH, PARTITION
+from lakescore.schema import BATCH, PARTITION, RUN
+from lakescore.sinks import journal
 from lakescore.sinks.base import (
+    AlreadyPublishedError,
     Batch,
     Layout,
     PathSink,
     Published,
+    PublishedRows,
     Staged,
     attempt_name,
-    attempts,
-    batch_prefix,
     compare_schemas,
+    gone,
     keep_only,
+    only_text,
     staged_files,
     write_parquet,
 )
 
 log = logging.getLogger(__name__)
 
-HIDDEN = "_lakescore"
 # What Java takes for a double beyond Python: 7d, 0x1p3.
 _JAVA_NUMBER = re.compile(r"(?:\d+\.?\d*(?:[eE][+-]?\d+)?[dDfF]|0[xX][0-9a-fA-F]*\.?[0-9a-fA-F]*[pP][+-]?\d+[dDfF]?)")
-Move = tuple[str, str]  # from and to, relative to the table's folder
+# A month is its first day to Spark, and what stands behind a day and a T is left out.
+_LOOSE_DATE = re.compile(r"\d{4,7}-(?P<month>\d{1,2})(?:-(?P<day>\d{1,2})(?:T.*)?)?")
+# Runs of one batch that replace each other at once; each turn is lost to another of them.
+_TURNS = 10
 
 
 @dataclass
 class _Handle:
-    """A staged attempt: its folder, and the partition folders in it relative to it."""
+    """A staged attempt: its folder, and the files in it relative to it."""
 
     folder: storage.Location
-    partitions: list[str]
+    files: tuple[str, ...]
 
 
 class ParquetSink(PathSink):
@@ -67,23 +58,34 @@ class ParquetSink(PathSink):
 
     def __init__(self, config: OutputConfig, batch: Batch) -> None:
         super().__init__(config, batch)
-        if _changes_as_partition(batch.batch_id):
+        if changed := _as_partition(batch.batch_id):
             raise OutputError(
-                f"run.batch_id: {batch.batch_id!r} would be read back from a Parquet table's folder name as another "
-                "number; put a letter in front of it, or use output.format=delta"
+                f"run.batch_id: {batch.batch_id!r} would be read back from a Parquet table's folder name as another {changed}; put a "
+                "letter in front of it, or use output.format=delta"
             )
 
     def recover(self, spark: SparkSession | None) -> None:
-        journal = self._journal
-        if not journal.exists():
+        if journal.read(self._root, self._batch.batch_id) is None:
             return
-        moves: list[Move] = [(source, target) for source, target in json.loads(journal.read_text())]
-        log.info("output: finishing the interrupted publication of batch %s (%d renames)", self._batch.batch_id, len(moves))
-        self._apply(moves, finishing=True)
-        self._tidy()
+        with translated(f"output.path: {self.location} cannot be published to", OutputError), journal.locked(self._root):
+            self._finish_another()
+
+    def _finish_another(self) -> None:
+        """Finish what another run of this batch has decided, and was interrupted in."""
+        found = journal.read(self._root, self._batch.batch_id)
+        if found is not None:
+            log.info("output: finishing the interrupted publication of batch %s (%d files)", self._batch.batch_id, len(found.add))
+            journal.finish(self._root, found)
 
     def find(self, spark: SparkSession | None) -> bool | None:
-        return bool(self._published())
+        return bool(journal.files_of(self._root, self._batch.batch_id))
+
+    def rows_of(self, spark: SparkSession | None, run_id: str) -> PublishedRows | None:
+        folders = {name.rpartition("/")[0] for name in journal.files_of(self._root, self._batch.batch_id)}
+        files = [file for folder in sorted(folders) for file in staged_files(self._root / folder)]
+        if not files or any(only_text(file.footer, RUN) != run_id for file in files):
+            return None
+        return PublishedRows(sum(int(file.footer.num_rows) for file in files))
 
     def check(self, spark: SparkSession | None, schema: T.StructType) -> None:
         if (self._root / "_delta_log").is_dir():
@@ -129,56 +131,64 @@ class ParquetSink(PathSink):
         return self._stage(fill)
 
     def _stage(self, fill: Callable[[storage.Location], None]) -> Staged:
-        folder = self._root / HIDDEN / "staging" / attempt_name(self._batch.batch_id)
+        folder = self._root / journal.STAGING / attempt_name(self._batch.batch_id)
         try:
             fill(folder)
             files = staged_files(folder)
         except BaseException:
             self._remove(folder)
             raise
-        partitions = sorted({file.path.rsplit("/", 1)[0] for file in files})
         return Staged(
             rows=sum(int(file.footer.num_rows) for file in files),
             files=len(files),
             size=sum(file.size for file in files),
-            handle=_Handle(folder, partitions),
+            handle=_Handle(folder, tuple(file.path for file in files)),
         )
 
     def publish(self, spark: SparkSession | None, staged: Staged) -> Published:
         handle: _Handle = staged.handle
-        old = self._published()
+        with translated(f"output.path: {self.location} cannot be published to", OutputError), journal.locked(self._root):
+            for _ in range(_TURNS):
+                self._finish_another()
+                if self._decide(handle):
+                    return Published(self.location, None)
+        raise OutputError(f"output.path: other runs keep replacing the batch {self._batch.batch_id} in {self.location}; run it again")
+
+    def _decide(self, handle: _Handle) -> bool:
+        """Publish, unless another run is before; False where it has to be tried again.
+
+        Raises:
+            AlreadyPublishedError: another run was before, and is not to be replaced.
+        """
+        old = journal.files_of(self._root, self._batch.batch_id)
         if old and self._batch.on_rerun != "replace":
             raise self._beaten()
-        attempt = f"{HIDDEN}/staging/{handle.folder.name}"
-        out: list[Move] = [(path, f"{HIDDEN}/replaced/{handle.folder.name}/{path}") for path in old]
-        into: list[Move] = [(f"{attempt}/{path}", path) for path in handle.partitions]
-        moves = out + into
-        with translated(f"output.path: {self.location} cannot be published to", OutputError):
-            if len(moves) > 1:
-                self._journal.write_text(json.dumps(moves))
-            try:
-                self._apply(moves)
-            except FileExistsError:
-                raise self._beaten() from None
-            self._tidy()
-        return Published(self.location, None)
+        found = journal.Journal(self._batch.batch_id, handle.folder.name, handle.files, tuple(old))
+        if not journal.create(self._root, found):
+            return False
+        if journal.finish(self._root, found):
+            return True
+        if sum(1 for _ in handle.folder.files()) < len(handle.files):
+            raise AlreadyPublishedError(f"output.path: another run of the batch {self._batch.batch_id} cleared this one's staged files")
+        return False
+
+    def delete(self, spark: Callable[[], SparkSession]) -> int | None:
+        """The publication of nothing in the batch's place, so that a crash in between is finished by whoever comes by."""
+        self.recover(None)
+        if not self.find(None):
+            raise gone("output.path", self._batch)
+        attempt = self._root / journal.STAGING / attempt_name(self._batch.batch_id)
+        self.publish(None, Staged(rows=0, files=0, size=0, handle=_Handle(attempt, ())))
+        return None
 
     def discard(self, staged: Staged | None) -> None:
-        # Once the journal is written the batch is decided: the next run of it finishes the renames.
-        if staged is not None and not self._journal.exists():
-            self._remove(staged.handle.folder)
-
-    @property
-    def _journal(self) -> storage.Location:
-        return self._root / HIDDEN / "journal" / f"{batch_prefix(self._batch.batch_id).rstrip('-')}.json"
-
-    def _published(self) -> list[str]:
-        """The folders of this batch that readers see, relative to the table's."""
-        found = []
-        for day in self._root.children():
-            if day.name.startswith(f"{PARTITION}="):
-                found += [f"{day.name}/{c.name}" for c in day.children() if unquote(c.name) == f"{BATCH}={self._batch.batch_id}"]
-        return found
+        if staged is None:
+            return
+        handle: _Handle = staged.handle
+        found = journal.read(self._root, self._batch.batch_id)
+        # Once its journal is written the batch is decided: the next run of it finishes it.
+        if found is None or found.attempt != handle.folder.name:
+            self._remove(handle.folder)
 
     def _batch_files(self, most: int | None) -> list[str]:
         """One file of each batch that readers see, the newest dates first."""
@@ -202,57 +212,27 @@ class ParquetSink(PathSink):
         escaped = self._batch.batch_id.replace(":", "%3A").replace("=", "%3D")
         return folder / f"{PARTITION}={self._batch.score_date.isoformat()}" / f"{BATCH}={escaped}"
 
-    def _apply(self, moves: list[Move], finishing: bool = False) -> None:
-        """Do the renames, in order; when ``finishing`` what a crashed run began, those that are done are passed over.
-
-        Raises:
-            FileExistsError: another run has published the batch.
-        """
-        for source, target in moves:
-            start, end = self._place(source), self._place(target)
-            if finishing and end.exists():
-                continue
-            if not start.exists():
-                raise OutputError(
-                    f"output.path: {start.path} is gone, which the publication of batch {self._batch.batch_id} needs; nothing was removed"
-                )
-            start.move_to(end)
-
-    def _place(self, relative: str) -> storage.Location:
-        place = self._root
-        for part in relative.split("/"):
-            place = place / part
-        return place
-
-    def _tidy(self) -> None:
-        """Remove the journal, what was replaced, and what other attempts at this batch left: it is published, they cannot be."""
-        self._journal.remove()
-        for kind in ("staging", "replaced"):
-            for attempt in attempts(self._root / HIDDEN / kind, self._batch.batch_id):
-                self._remove(attempt)
-        for kind in ("staging", "replaced", "journal"):
-            (self._root / HIDDEN / kind).remove_if_empty()
-        (self._root / HIDDEN).remove_if_empty()
-        for day in self._root.children():
-            if day.name.startswith(f"{PARTITION}="):
-                day.remove_if_empty()
-
     def _remove(self, folder: storage.Location) -> None:
-        self._remove_attempt(folder, self._root / HIDDEN / "staging", self._root / HIDDEN, self._root)
+        made = (self._root / name for name in (journal.STAGING, journal.JOURNAL, journal.HIDDEN))
+        self._remove_attempt(folder, *made, self._root)
 
 
 def _schema_of(spark: SparkSession, files: list[str]) -> T.StructType:
     return spark.read.option("mergeSchema", "true").parquet(*map(storage.for_spark_reader, files)).schema
 
 
-def _changes_as_partition(batch_id: str) -> bool:
-    """Whether Spark, which guesses the type of a partition folder's value, would give back another text than the ID."""
+def _as_partition(batch_id: str) -> str | None:
+    """What Spark, which guesses the type of a partition folder's value, would change the ID to; None where it gives it back."""
     if _JAVA_NUMBER.fullmatch(batch_id):
-        return True
+        return "number"
+    if day := _LOOSE_DATE.fullmatch(batch_id):
+        is_date = 1 <= int(day["month"]) <= 12 and 1 <= int(day["day"] or 1) <= 31
+        return "date" if is_date and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", batch_id) else None
     try:
         number = float(batch_id)
     except ValueError:
-        return False
-    if not math.isfinite(number):
-        return True
-    return str(int(number)) != batch_id if number.is_integer() else repr(number) != batch_id
+        return None
+    if number.is_integer():
+        return None if str(int(number)) == batch_id else "number"
+    # Beyond these Java writes an exponent.
+    return None if repr(number) == batch_id and 1e-3 <= abs(number) < 1e7 else "number"

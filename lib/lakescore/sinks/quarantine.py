@@ -19,6 +19,7 @@ from lakescore.config import ErrorsConfig, OutputConfig, SourceConfig
 from lakescore.errors import ConfigError, InputError, OutputError
 from lakescore.failures import translated
 from lakescore.schema import BATCH, PARTITION, column
+from lakescore.sinks import journal
 from lakescore.sinks.base import Batch
 
 # Written and read with the same options: microseconds, and no dependence on the session's time zone.
@@ -139,7 +140,9 @@ def _open(spark: SparkSession, quarantine: OutputConfig) -> DataFrame:
     path = quarantine.path or ""
     if quarantine.format == "delta":
         return spark.read.format("delta").load(storage.for_spark(path))
-    return spark.read.option("mergeSchema", "true").parquet(storage.for_spark_reader(path))
+    root = storage.Location.of(path)
+    assert root is not None, "a sink has looked"
+    return journal.read_visible(spark, root, storage.absolute(path))
 
 
 def _beside(name: str) -> str:

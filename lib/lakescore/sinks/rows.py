@@ -20,7 +20,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +28,12 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lakescore import storage
+from lakescore import session, storage
 from lakescore.config import ROW_FILES, OutputConfig
 from lakescore.errors import ConfigError, OutputError, did_you_mean, listing
 from lakescore.failures import translated
 from lakescore.schema import LINEAGE_COLUMNS
-from lakescore.sinks.base import Batch, PathSink, Published, Staged, attempt_name, attempts
+from lakescore.sinks.base import Batch, PathSink, Published, PublishedRows, Staged, attempt_name, attempts, gone
 from lakescore.sinks.row_text import TIME, json_line, plain_line
 from lakescore.storage import Location
 from lakescore.version import __version__
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 HIDDEN = ".lakescore"
 _PATH = "path"
+_RECORD = re.compile(r"\.(?P<name>.+)\.[0-9A-Za-z_-]+\.json")
 _TASK = re.compile(r"part-(\d+)")
 
 
@@ -92,6 +93,10 @@ class RowsSink(PathSink):
             )
         return True
 
+    def rows_of(self, spark: SparkSession | None, run_id: str) -> PublishedRows | None:
+        record = read_record(self._file) if self._file.exists() else None
+        return PublishedRows(int(record["rows"])) if record is not None and record["run_id"] == run_id else None
+
     def check(self, spark: SparkSession | None, schema: T.StructType) -> None:
         if self._config.format == "append_row":
             self._plain(schema)
@@ -104,7 +109,8 @@ class RowsSink(PathSink):
         self._made = [folder for folder in _upwards(self._root) if not folder.exists()]
         try:
             target = storage.for_spark(f"{self._folder.rstrip('/')}/{HIDDEN}/{attempt}")
-            self._lines(df).write.mode("error").option("compression", "none").text(target)
+            with session.interruptible(df.sparkSession):
+                self._lines(df).write.mode("error").option("compression", "none").text(target)
             handle, rows = self._concatenate(df.schema, parts, whole)
         except BaseException:
             self._remove(parts, whole)
@@ -132,6 +138,17 @@ class RowsSink(PathSink):
         except OSError as error:
             log.warning("output: the batch is published; tidying up failed: %s", error)
         return Published(self.location, None)
+
+    def delete(self, spark: Callable[[], SparkSession]) -> int | None:
+        if not self.find(None):
+            raise gone("output.path", self._batch)
+        out_of_sight = self._root / HIDDEN / f"{attempt_name(self._batch.batch_id)}.tmp"
+        with translated(f"output.path: {self.location} could not be deleted", OutputError):
+            self._file.move_to(out_of_sight)
+            for record in _records(self._file):
+                record.remove()
+            self._remove_attempt(out_of_sight, self._root / HIDDEN)
+        return None
 
     def discard(self, staged: Staged | None) -> None:
         if staged is None:
@@ -235,6 +252,9 @@ class CountSink:
     def find(self, spark: SparkSession | None) -> bool | None:
         return False
 
+    def rows_of(self, spark: SparkSession | None, run_id: str) -> PublishedRows | None:
+        return None
+
     def check(self, spark: SparkSession | None, schema: T.StructType) -> None:
         """Everything can be counted."""
 
@@ -250,6 +270,9 @@ class CountSink:
     def discard(self, staged: Staged | None) -> None:
         """Nothing was staged."""
 
+    def delete(self, spark: Callable[[], SparkSession]) -> int | None:
+        raise OutputError("output.format: summary_only writes no rows, so there are none to delete")
+
 
 def read_record(file: Location) -> dict[str, Any] | None:
     """What a file's record says of it (see the module); None for a file that Lakescore did not write, or that was changed since."""
@@ -264,6 +287,20 @@ def read_record(file: Location) -> dict[str, Any] | None:
     if len(found) > 1:
         found = [record for record in found if _is_of(record, file)]
     return found[-1] if found else None
+
+
+def recorded_files(folder: Location) -> list[Location]:
+    """The files of a folder that a record speaks of, whether they are there or not."""
+    names = {found["name"] for child in folder.children() if (found := _RECORD.fullmatch(child.name))}
+    return [folder / name for name in sorted(names)]
+
+
+def stray_records(file: Location) -> list[Location]:
+    """The records that speak of a file that is gone, or that is another run's by now."""
+    if not file.exists():
+        return _records(file)
+    own = read_record(file)
+    return [place for place in _records(file) if own is not None and place.name != record_of(file, str(own["run_id"])).name]
 
 
 def record_of(file: Location, run_id: str) -> Location:

@@ -7,29 +7,40 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from lakescore import session
 from lakescore.catalog import did_you_mean_table, quote_table, split_table, table_version
 from lakescore.config import OutputConfig
 from lakescore.errors import NeedsSparkError, OutputError, listing
 from lakescore.failures import first_line, translated
-from lakescore.schema import BATCH, PARTITION, nullable, quoted
+from lakescore.schema import BATCH, PARTITION, RUN, nullable, quoted
 from lakescore.sinks.base import (
     Batch,
     Published,
+    PublishedRows,
     Staged,
     attempt_name,
     batch_prefix,
     beaten,
+    changed,
     compare_schemas,
+    gone,
     refuse_schema,
 )
-from lakescore.sinks.delta import needs_mapping, spark_options, was_made_by
+from lakescore.sinks.delta import empty_replacement, needs_mapping, only_rows_of, spark_options, was_made_by
 
 log = logging.getLogger(__name__)
+
+# Of one batch, each published again; where more are found, the table's history is closed to us.
+_MOST_DELETIONS = 100
+_ATTEMPT = re.compile(r"lakescore_staging_(?P<prefix>\w*_[0-9a-f]{10}_)[0-9a-f]{12}")
 
 
 @dataclass
@@ -63,7 +74,12 @@ class TableSink:
             if BATCH in rows.columns and not rows.where(f"{BATCH} = '{self._batch.batch_id}'").limit(1).isEmpty():
                 return True
         # A batch without rows is in the table's history only.
-        return self._in_history(spark, self._batch.batch_id, "batch_id")
+        return self._is_last_in_history(spark)
+
+    def rows_of(self, spark: SparkSession | None, run_id: str) -> PublishedRows | None:
+        if spark is None or not any(was_made_by(entry, run_id) for entry in self._history(spark)):
+            return None
+        return PublishedRows(spark.read.table(self._name).where(f"{RUN} = '{run_id}'").count())
 
     def check(self, spark: SparkSession | None, schema: T.StructType) -> None:
         if spark is None:
@@ -100,7 +116,8 @@ class TableSink:
             # Made empty first: Delta runs CREATE TABLE AS SELECT where the observed counts do not reach the driver.
             empty = spark.createDataFrame([], nullable(df.schema))
             empty.write.format("delta").options(**options).mode("error").saveAsTable(handle.table)
-            df.write.format("delta").mode("append").saveAsTable(handle.table)
+            with session.interruptible(spark):
+                df.write.format("delta").mode("append").saveAsTable(handle.table)
             rows = spark.read.table(handle.table).count()
         except BaseException:
             self._drop(spark, handle)
@@ -113,33 +130,72 @@ class TableSink:
         there = self.find(spark)
         if there and self._batch.on_rerun != "replace":
             raise beaten("output.table", self._batch)
-        options = spark_options(self._batch, None, self._merges)
-        if there:
-            # A transaction version that is in the log already would be skipped silently, so a replacement carries none.
-            options = {key: value for key, value in spark_options(self._batch, 1, self._merges).items() if not key.startswith("txn")}
         with translated(f"output.table: the commit to {self.location} failed", OutputError):
             rows = spark.read.table(handle.table)
             if not self._exists:
                 self._create(spark, rows.schema)
-            rows.write.format("delta").options(**options).mode("overwrite" if there else "append").saveAsTable(self._name)
-        # Delta leaves out, and says nothing, what another run of the same batch has committed meanwhile.
-        if not self._in_history(spark, self._batch.run_id, "run_id"):
-            raise beaten("output.table", self._batch)
+            self._commit(spark, rows, bool(there))
         self._drop(spark, handle)
         self._clear_other_attempts(spark)
         return Published(self.location, table_version(spark, self._name))
+
+    def _commit(self, spark: SparkSession, rows: DataFrame, replaces: bool) -> None:
+        """Append the rows, or put them in the batch's place; raises AlreadyPublishedError where another run was faster.
+
+        Delta leaves out, and says nothing, what has a transaction version that is in the log already: because another run of the batch
+        has committed it meanwhile, or because the batch was deleted since. A replacement therefore carries none.
+        """
+        versions: Iterable[int | None] = (None,) if replaces else range(1, _MOST_DELETIONS)
+        for version in versions:
+            options = spark_options(self._batch, version, self._merges, replaces)
+            rows.write.format("delta").options(**options).mode("overwrite" if replaces else "append").saveAsTable(self._name)
+            if any(was_made_by(entry, self._batch.run_id) for entry in self._history(spark)):
+                return
+            if self.find(spark):
+                break
+        raise beaten("output.table", self._batch)
+
+    def delete(self, spark: Callable[[], SparkSession]) -> int | None:
+        session = spark()
+        if not self.find(session):
+            raise gone("output.table", self._batch)
+        with translated(f"output.table: the batch {self._batch.batch_id} could not be deleted from {self.location}", OutputError):
+            rows = session.read.table(self._name)
+            before = self._runs(rows)
+            for last in (False, False, False, True):
+                try:
+                    empty_replacement(session, rows.schema, self._batch).saveAsTable(self._name)
+                    break
+                except Exception as error:
+                    # Another batch is appended or deleted at the same time; this one must be as it was.
+                    if last or "concurrent" not in str(error).lower():
+                        raise
+                    if self._runs(session.read.table(self._name)) != before:
+                        raise changed("output.table", self._batch, self.location) from error
+        return table_version(session, self._name)
+
+    def _runs(self, rows: DataFrame) -> set[str]:
+        """The runs whose rows of this batch are in the table."""
+        found = rows.where(only_rows_of(self._batch)).select("run_id").distinct().collect()
+        return {str(row["run_id"]) for row in found}
 
     def discard(self, staged: Staged | None) -> None:
         if staged is not None:
             handle, spark = staged.handle
             self._drop(spark, handle)
 
-    def _in_history(self, spark: SparkSession, value: str, key: str) -> bool:
+    def _is_last_in_history(self, spark: SparkSession) -> bool:
+        """Whether the last commit that names this batch has published it, and not deleted it."""
+        last = next((entry for entry in self._history(spark) if was_made_by(entry, self._batch.batch_id, "batch_id")), None)
+        return last is not None and not was_made_by(last, True, "deleted")
+
+    def _history(self, spark: SparkSession) -> list[str | None]:
+        """What the commits say of themselves, the newest first."""
         try:
             entries = spark.sql(f"DESCRIBE HISTORY {self._name}").select("userMetadata").collect()
         except Exception:
-            return False  # no Delta table: check says so
-        return any(was_made_by(entry["userMetadata"], value, key) for entry in entries)
+            return []  # no Delta table: check says so
+        return [entry["userMetadata"] for entry in entries]
 
     def _create(self, spark: SparkSession, schema: T.StructType) -> None:
         """Make the table, empty: the commit that creates a table by a query would carry neither transaction nor metadata."""
@@ -148,7 +204,7 @@ class TableSink:
         empty.write.format("delta").options(**options).mode("ignore").partitionBy(PARTITION).saveAsTable(self._name)
 
     def _staging_name(self) -> str:
-        name = quoted(_staging(attempt_name(self._batch.batch_id)))
+        name = quoted(staging(attempt_name(self._batch.batch_id)))
         return f"{self._schema}.{name}" if self._schema else name
 
     @property
@@ -160,14 +216,31 @@ class TableSink:
         """Drop what crashed attempts at this batch left; it is published, they cannot be."""
         with contextlib.suppress(Exception):
             where = f"IN {self._schema} " if self._schema else ""
-            for row in spark.sql(f"SHOW TABLES {where}LIKE '{_staging(batch_prefix(self._batch.batch_id))}*'").collect():
+            for row in spark.sql(f"SHOW TABLES {where}LIKE '{staging(batch_prefix(self._batch.batch_id))}*'").collect():
                 name = quoted(row["tableName"])
                 self._drop(spark, _Handle(f"{self._schema}.{name}" if self._schema else name))
 
+    def staged(self, spark: SparkSession) -> list[tuple[str, str, int]]:
+        """The tables that attempts at any batch left: the quoted name, what attempts at its batch begin with, last change in ms."""
+        where, found = f"IN {self._schema} " if self._schema else "", []
+        for row in spark.sql(f"SHOW TABLES {where}LIKE '{staging('')}*'").collect():
+            if attempt := _ATTEMPT.fullmatch(row["tableName"]):
+                name = quoted(row["tableName"])
+                full = f"{self._schema}.{name}" if self._schema else name
+                modified = spark.sql(f"DESCRIBE DETAIL {full}").select(F.unix_millis("lastModified").alias("ms")).first()
+                found.append((full, attempt["prefix"], int(modified["ms"] or 0) if modified else 0))
+        return found
+
     def _drop(self, spark: SparkSession, handle: _Handle) -> None:
         with contextlib.suppress(Exception):
-            spark.sql(f"DROP TABLE IF EXISTS {handle.table}")
+            drop(spark, handle.table)
 
 
-def _staging(attempt: str) -> str:
+def drop(spark: SparkSession, staged: str) -> None:
+    """Drop a staged table, by its quoted name."""
+    spark.sql(f"DROP TABLE IF EXISTS {staged}")
+
+
+def staging(attempt: str) -> str:
+    """What an attempt's table is called, without its schema."""
     return f"lakescore_staging_{attempt}".replace("-", "_").lower()

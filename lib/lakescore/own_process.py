@@ -1,0 +1,81 @@
+"""What tells this process from all others, as tags of its MLflow run; and from such tags, whether a process is surely gone."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+HOST = "lakescore.host"
+MACHINE = "lakescore.machine"
+PID = "lakescore.pid"
+STARTED = "lakescore.process_started"
+_ENDED = "ended"
+
+
+def tags() -> dict[str, str]:
+    """This process's: host, machine (containers of one host differ), pid and start."""
+    found = {HOST: socket.gethostname(), MACHINE: _machine(), PID: str(os.getpid())}
+    started = _started(os.getpid())
+    return found if started is None else {**found, STARTED: started}
+
+
+def is_gone(found: Mapping[str, str]) -> bool:
+    """Whether the process of these tags was one of this machine, and has ended; False where that is not certain."""
+    return _is_running(found) is False
+
+
+def is_alive(found: Mapping[str, str]) -> bool:
+    """Whether the process of these tags is one of this machine, and runs; False where that is not certain."""
+    return _is_running(found) is True
+
+
+def _is_running(found: Mapping[str, str]) -> bool | None:
+    if found.get(HOST) != socket.gethostname() or found.get(MACHINE) != _machine() or not found.get(PID, "").isdigit():
+        return None
+    pid = int(found[PID])
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # somebody else's
+    started = _started(pid)
+    return None if started is None or STARTED not in found else started == found[STARTED]
+
+
+def _machine() -> str:
+    """Tells machines of one name, and containers with process tables of their own, apart."""
+    parts = []
+    for path in ("/etc/machine-id", "/proc/sys/kernel/random/boot_id"):
+        with contextlib.suppress(OSError):
+            parts.append(Path(path).read_text(encoding="ascii").strip())
+        if any(parts):
+            break
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _started(pid: int) -> str | None:
+    """When a process began, exactly: clock ticks since the boot, and which boot it was. None where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return _started_by_ps(pid)
+    # One that has ended stays in the table until its parent has taken notice.
+    return _ENDED if fields[0] in "ZX" else f"{fields[19]} ticks after boot {boot}"
+
+
+def _started_by_ps(pid: int) -> str | None:
+    if os.path.isdir("/proc/self"):
+        return None
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        answer = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, timeout=5, check=False)
+        return answer.stdout.strip() or None
+    return None

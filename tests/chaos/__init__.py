@@ -1,0 +1,1 @@
+"""Faults injected into running jobs, and what is there afterwards; `make chaos`."""
