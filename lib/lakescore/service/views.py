@@ -105,7 +105,7 @@ def view_of_run(run: Run, folder: Path | None, now: datetime) -> RunView:
         trigger=run.trigger,
         caller=run.caller,
         overrides=redact_tree(run.overrides),
-        batch_id=run.batch_id,
+        batch_id=result.get("batch_id") or run.batch_id,
         score_date=run.score_date,
         created_at=run.created_at,
         scheduled_at=run.scheduled_at,
