@@ -193,6 +193,18 @@ def test_a_batch_that_the_file_names_is_kept(write: Write, store: Store) -> None
     assert ticks(store) == [("queued", "churn-2026-01-31", "2026-01-31")]
 
 
+def test_with_incremental_the_batch_is_what_is_new(write: Write, store: Store, tmp_path: Path) -> None:
+    pipelines = write("{schedule: 0 6 * * *}")
+    file = tmp_path / "churn.yaml"
+    file.write_text(file.read_text().replace("{path: a}", "{path: a, incremental: {by: files}}"))
+    schedule = Schedule(pipelines, store, 100)
+    schedule.look(NOW)
+
+    schedule.look(NOW + timedelta(minutes=1))
+
+    assert ticks(store) == [("queued", "lakescore", "2026-01-31")]
+
+
 def test_a_new_schedule_begins_now_and_so_does_a_changed_one(write: Write, store: Store) -> None:
     pipelines = write("{schedule: {cron: '*/10 * * * *', catch_up: all}}")
     Schedule(pipelines, store, 100).look(NOW)
