@@ -43,7 +43,7 @@ NEEDS_SPARK = [
     "a log of a Delta table that is cut",
     "a column twice",
     "columns that differ by case",
-    "text where numbers belong",
+    "lists where numbers belong",
     "no rows",
 ]
 # Of each kind of fault those that take another way there.
@@ -140,7 +140,7 @@ def _check(case: Case, done: dict[str, Any]) -> None:
         return
     assert done["out"] == ""
     assert ours == lines[-1:], done["err"]
-    assert case.says in ours[0]
+    assert case.says in ours[0].replace("`", "'")
     assert len(ours[0]) < 4_200
     assert ours[0].isprintable()
     assert not NOISE.search(done["err"]), done["err"]
@@ -243,7 +243,7 @@ def test_no_secret_is_left_anywhere(backend: str, model: Path, tmp_path: Path) -
     }
     commands = {name: {"argv": _argv(place, store, [*everywhere, *more]), "output": str(place.output)} for name, more in runs.items()}
     found = _run_all(tmp_path / "driver", commands)
-    assert {name: done["code"] for name, done in found["runs"].items()} == {"good": 0, "model": 3, "source": 4, "raises": 3}, found["runs"]
+    assert {name: done["code"] for name, done in found["runs"].items()} == {"good": 0, "model": 2, "source": 4, "raises": 3}, found["runs"]
     assert len(found["commands"]) > 1
     for done in found["runs"].values():
         assert SECRET not in done["out"] + done["err"]
@@ -333,5 +333,5 @@ def test_what_compresses_well_does_not_fill_the_memory(model: Path, store: str, 
     commands = {path.name: {"argv": _argv(place, store, [f"source.path={path}", f"output.path={path}-out", "spark.backend=embedded"]),
                             "output": f"{path}-out"} for path in (wide, long)}  # fmt: skip
     found = _run_all(tmp_path / "driver", commands)
-    assert [done["code"] for done in found["runs"].values()] == [0, 0], found["runs"]
+    assert [done["code"] for done in found["runs"].values()] == [0, 0], [done["err"][-600:] for done in found["runs"].values()]
     assert found["megabytes"] < 1_500
