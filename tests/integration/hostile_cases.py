@@ -131,7 +131,12 @@ CONFIGURATION = [
     Case("a class that is an expression", 2, "model.python_class", fixed("model.python_class=os:system('x')")),
     Case("a variable that is not set", 2, "LAKESCORE_NO_SUCH", fixed("run.name=${oc.env:LAKESCORE_NO_SUCH}")),
     Case("a key that is itself", 2, "run.name", fixed("run.name=${run.name}")),
-    Case("keys that are each other", 2, "Recursive interpolation", fixed("run.name=${tracking.experiment}", "tracking.experiment=${run.name}")),
+    Case(
+        "keys that are each other",
+        2,
+        "Recursive interpolation",
+        fixed("run.name=${tracking.experiment}", "tracking.experiment=${run.name}"),
+    ),
     Case("a resolver that is none", 2, "run.name", fixed("run.name=${eval:1+1}")),
     Case("an expression that is not closed", 2, "run.name", fixed("run.name=${oc.env:HOME")),
     Case("a Python tag", 2, "!!python/object/apply", _yaml("run: {name: !!python/object/apply:os.system ['touch /tmp/owned']}")),

@@ -323,9 +323,9 @@ def test_spark_reads_back_every_batch_that_a_parquet_table_takes(spark: SparkSes
 
 
 def test_what_compresses_well_does_not_fill_the_memory(model: Path, store: str, tmp_path: Path) -> None:
-    """Row groups of one value, a few kilobytes in the file: unfolded whole they would take gigabytes."""
+    """Row groups of one value, a few kilobytes in the file, that unfold to hundreds of megabytes."""
     place = _place(tmp_path / "case", model, "parquet")
-    one = pa.array(["x" * 1_000_000])
+    one = pa.array(["x" * 10_000])
     text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(50_000, np.int32)), one)
     numbers = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10_000_000, np.int32)), pa.array([1.5]))
     wide = place.table(pa.table({"x": [1.0] * 50_000, "y": [1.0] * 50_000, "text": text}), "text/a.parquet", row_group_size=50_000)
