@@ -17,6 +17,11 @@ from lakescore.sinks.base import Batch, Staged
 from lakescore.sinks.parquet import ParquetSink
 from lakescore.storage import Location
 
+_CHANGES: dict[Any, tuple[str, ...]] = {
+    Location: ("move_to", "create_text", "remove", "remove_files", "remove_if_empty", "publish_as"),
+    object_store: ("create", "copy", "remove"),
+}
+
 
 class Killed(BaseException):
     """The process ends here."""
@@ -71,8 +76,8 @@ def hidden(table: str) -> list[str]:
 
 
 @contextmanager
-def killed_at(step: int, patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """End the block at its step-th change of a file; what it would do while it unwinds is not done either."""
+def killed_at(step: int, patch: pytest.MonkeyPatch, on: Any = Location) -> Iterator[list[str]]:
+    """End the block at its step-th change of a file (on S3: request); what it would do while it unwinds is not done either."""
     done: list[str] = []
     dead = False
 
@@ -88,9 +93,7 @@ def killed_at(step: int, patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return call
 
     with patch.context() as inside:
-        for name in ("move_to", "copy_to", "create_text", "remove", "remove_files", "remove_if_empty", "publish_as"):
-            inside.setattr(Location, name, counted(name, getattr(Location, name)))
-        for name in ("put", "create", "copy", "remove"):
-            inside.setattr(object_store, name, counted(name, getattr(object_store, name)))
+        for name in _CHANGES[on]:
+            inside.setattr(on, name, counted(name, getattr(on, name)))
         with suppress(Killed):
             yield done

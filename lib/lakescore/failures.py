@@ -30,6 +30,8 @@ _SPANS_LINES = re.compile(r"end-of-input|Malformed CSV record: .*\"")
 _CSV_NAMES = re.compile(r"Expected: (.*?) but found: ?(.*?)(?: ?CSV file|$)")
 _CSV_SIZES = re.compile(r"Header length: (\d+), schema size: (\d+)")
 # Jackson, which reads JSON, says that it hides the text.
+# Thrift says what it has read so far as Java prints it.
+_JAVA_STRUCT = re.compile(r"\s*!?\s*Struct: [\w.$@]+.*$", re.DOTALL)
 _HIDDEN_SOURCE = re.compile(r"\s*(?:at )?\[Source: REDACTED [^\]]*\]")
 _EXCEPTION = re.compile(r"^(?:[\w$]+\.)+[\w$]+(?:Exception|Error)(?:: | - )")
 _PYTHON_ERROR = re.compile(r"^(?P<error>[A-Za-z_][\w.]*(?:Error|Exception|Warning)(?::[^\n]*)?)$", re.MULTILINE)
@@ -200,6 +202,7 @@ def _read_cause(text: str) -> str:
     """Why a file could not be read, in the words of the innermost cause that says something."""
     causes = [reason for cause in _CAUSE.findall(text) if (reason := _reason(cause)) and not _SAYS_NOTHING.fullmatch(reason)]
     reason = _HIDDEN_SOURCE.sub("", causes[-1] if causes else first_line(text))
+    reason = _JAVA_STRUCT.sub("", reason)
     if "EOFException" in reason:
         reason = "it ends too early"
     if "Unescaped quote" in reason:

@@ -297,7 +297,7 @@ def test_wherever_a_publication_ends_the_next_run_has_it_once_and_whole(
     partial = False
     for step in range(100):
         table = f"s3a://{place}/{step}"
-        with killed_at(step, monkeypatch) as done:
+        with killed_at(step, monkeypatch, object_store) as done:
             publish(table, "b", TWO)
         assert shown(table, "b") in ([], [1.0] * 4)
         partial = partial or len([key for key in _keys(client, table) if key.startswith("score_date") and "=b/" in key]) in (1, 2, 3)
@@ -318,7 +318,7 @@ def test_wherever_a_replacement_ends_there_are_the_old_rows_or_the_new_ones(
     for step in range(100):
         table = f"s3a://{place}/{step}"
         publish(table, "b", {"2026-01-29": [0.0], "2026-01-31": [0.0]})
-        with killed_at(step, monkeypatch) as done:
+        with killed_at(step, monkeypatch, object_store) as done:
             publish(table, "b", TWO, "replace")
         seen.append(tuple(shown(table, "b")))
 

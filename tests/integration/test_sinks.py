@@ -20,7 +20,9 @@ from pyspark.sql import types as T
 from lakescore import score
 from lakescore.errors import LakescoreError, OutputError
 from lakescore.result import ScoreResult
+from lakescore.sinks import journal
 from lakescore.sinks.base import attempt_name
+from lakescore.storage import Location
 
 Make = Callable[..., dict[str, Any]]
 Score = Callable[..., ScoreResult]
@@ -489,6 +491,9 @@ def test_what_a_run_has_left_that_was_killed_behind_its_publication_is_removed(
     settings["output"].update(format="parquet")
     score(settings, spark=spark)
     hidden, attempt = tmp_path / "out" / "_lakescore", attempt_name("a")
+    root = Location.of(str(tmp_path / "out"))
+    assert root is not None
+    journal.create(root, journal.Journal("a", attempt, tuple(journal.files_of(root, "a")), ()))
     (hidden / "staging" / attempt / "score_date=2026-01-31").mkdir(parents=True)
     (hidden / "replaced" / attempt).mkdir(parents=True)
     (hidden / "replaced" / attempt / "part-0.parquet").write_text("old")

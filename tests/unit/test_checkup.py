@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -94,8 +95,9 @@ def _stage(table: Path, output_format: str, batch_id: str, run_id: str, rows: in
         Path(layout.folder).mkdir(parents=True)
         columns = {"x": pa.array(range(rows), pa.float64()), "run_id": [run_id] * rows, "batch_id": [batch_id] * rows}
         kept = {name: values for name, values in columns.items() if name not in layout.partition}
-        pq.write_table(pa.table(kept), Path(layout.folder, "part-0.parquet"))
-        return {"part-0.parquet"}
+        name = f"part-{uuid.uuid4().hex}.parquet"
+        pq.write_table(pa.table(kept), Path(layout.folder, name))
+        return {name}
 
     return sink, sink.stage_files(SCHEMA, write)
 

@@ -30,7 +30,7 @@ from lakescore.engine import direct as worker
 from lakescore.errors import ConfigError, LakescoreError, OutputError
 from lakescore.redact import redact, redact_tree
 from lakescore.schema import Feature, Signature
-from lakescore.sinks import Batch, open_sink
+from lakescore.sinks import Batch, journal, open_sink
 from lakescore.sinks.base import attempt_name, file_statistics
 from lakescore.sinks.parquet import ParquetSink
 from lakescore.sinks.rows import RowsSink, record_of
@@ -264,12 +264,12 @@ def test_an_accepted_batch_is_found_under_its_own_name_and_nowhere_else(batch_id
         place = Path(sink._own_partition(location).path)
         assert place.parent.parent == table
         place.mkdir(parents=True)
+        (place / "part-0.parquet").touch()
         assert unquote(place.name) == f"batch_id={batch_id}"
-        assert sink._published() == [f"{place.parent.name}/{place.name}"]
+        assert journal.files_of(location, batch_id) == [f"{place.parent.name}/{place.name}/part-0.parquet"]
         for other in (batch_id + "x", batch_id[:-1], batch_id.swapcase()):
             if other != batch_id and other:
-                same = ParquetSink(OutputConfig(path=str(table), format="parquet"), Batch(f"b{other}", "run", dt.date(2026, 1, 31), "skip"))
-                assert same._published() == []
+                assert journal.files_of(location, other) == []
         assert set(attempt_name(batch_id)) <= set(string.ascii_letters + string.digits + "-_")
 
 

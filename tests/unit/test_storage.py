@@ -277,22 +277,3 @@ def test_the_scratch_folder_of_a_killed_process_is_removed_by_the_next_one_and_n
         assert mine.is_dir()
 
     assert [path.name for path in tmp_path.iterdir()] == ["lakescore-others"]
-
-
-def test_a_text_that_was_half_written_is_removed_with_its_name(tmp_path: Path) -> None:
-    (tmp_path / ".journal.json.0123456789ab.tmp").write_text("half")
-    (tmp_path / ".other.json.0123456789ab.tmp").write_text("another's")
-
-    at(tmp_path / "journal.json").remove_unfinished()
-
-    assert [path.name for path in tmp_path.iterdir()] == [".other.json.0123456789ab.tmp"]
-
-
-def test_empty_folders_are_removed_and_those_with_files_stay(tmp_path: Path) -> None:
-    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
-    (tmp_path / "a" / "d").mkdir()
-    (tmp_path / "a" / "d" / "file").write_text("x")
-
-    at(tmp_path / "a").remove_empty()
-
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["d"]

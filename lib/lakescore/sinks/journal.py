@@ -154,7 +154,7 @@ def files_of(root: Location, batch_id: str) -> list[str]:
     if not root.has_renames:  # listing all is fewer requests than each day's folder
         return [name for name in _data_files(root) if unquote(name.split("/")[1]) == f"{BATCH}={batch_id}"]
     found = []
-    for day in root.children():
+    for day in root.children() if root.is_dir() else ():
         if day.name.startswith(f"{PARTITION}="):
             for batch in day.children():
                 if unquote(batch.name) == f"{BATCH}={batch_id}":

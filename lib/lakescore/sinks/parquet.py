@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
@@ -176,10 +177,25 @@ class ParquetSink(PathSink):
         """The publication of nothing in the batch's place, so that a crash in between is finished by whoever comes by."""
         self.recover(None)
         if not self.find(None):
-            raise gone("output.path", self._batch)
+            self._remove_emptied()
+            return None
         attempt = self._root / journal.STAGING / attempt_name(self._batch.batch_id)
         self.publish(None, Staged(rows=0, files=0, size=0, handle=_Handle(attempt, ())))
         return None
+
+    def _remove_emptied(self) -> None:
+        """Remove the batch's folders where somebody has taken its files out of them.
+
+        Raises:
+            OutputError: there is none.
+        """
+        days = [day for day in self._root.children() if day.name.startswith(f"{PARTITION}=")]
+        found = [(day, folder) for day in days for folder in day.children() if unquote(folder.name) == f"{BATCH}={self._batch.batch_id}"]
+        if not found:
+            raise gone("output.path", self._batch)
+        for day, folder in found:
+            folder.remove_if_empty()
+            day.remove_if_empty()
 
     def discard(self, staged: Staged | None) -> None:
         if staged is None:
