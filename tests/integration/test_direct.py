@@ -350,7 +350,7 @@ def test_workers_find_no_other_modules_than_the_command(everything: str, rich: P
     done = subprocess.run(
         [str(Path(sys.executable).parent / "lakescore"), "score", "--config", "empty.yaml", f"model.uri={everything}",
          f"source.path={rich}", "output.path=out", "output.format=parquet", "spark.backend=embedded"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 

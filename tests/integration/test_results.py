@@ -38,14 +38,14 @@ def table(request: pytest.FixtureRequest, spark: SparkSession, tmp_path: Path) -
 
 @pytest.mark.parametrize("with_spark", [False, True])
 def test_a_run_gives_the_rows_of_its_batch(spark: SparkSession, run: Score, table: Any, store: str, with_spark: bool) -> None:
-    first = run(*table, "run.batch_id=2026-01-31T00:00+01", "source.filter=id < 5")
+    first = run(*table, "run.batch_id=at:2026-01-31T00:00+01", "source.filter=id < 5")
     run(*table, "run.batch_id=b", "source.filter=id >= 5")
 
     found: Any = read(first.run_id, tracking_uri=store, spark=spark) if with_spark else read(first.run_id, tracking_uri=store)
 
     frame = found.toPandas() if with_spark else found
     assert sorted(frame["id"]) == list(range(5))
-    assert frame["batch_id"].unique().tolist() == ["2026-01-31T00:00+01"]
+    assert frame["batch_id"].unique().tolist() == ["at:2026-01-31T00:00+01"]
     assert frame["score_date"].astype(str).unique().tolist() == ["2026-01-31"]
     assert len(read(first, limit=2)) == 2
 
