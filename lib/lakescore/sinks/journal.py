@@ -175,6 +175,9 @@ def finish(root: Location, journal: Journal) -> bool:
         Whether the batch is published with it; False where it was void, and is undone.
     """
     there = set(files_of(root, journal.batch_id))
+    if not _is_complete(root, journal, there):
+        # Staged files go when all are in place: another run may have finished between the two looks, so what is there is looked at again.
+        there = set(files_of(root, journal.batch_id))
     if there - set(journal.add) - set(journal.remove) or not _is_complete(root, journal, there):
         _undo(root, journal, there)
         return False
