@@ -277,8 +277,19 @@ class Location:
         return Extent(len(files), sum(info.size for info in files), max(info.mtime_ns or 0 for info in found) // 1_000_000)
 
     def read_text(self) -> str:
-        with self.fs.open_input_stream(self.path) as stream:
-            return bytes(stream.readall()).decode("utf-8")
+        """A small file's content.
+
+        Raises:
+            FileNotFoundError: there is no file.
+        """
+        try:
+            with self.fs.open_input_stream(self.path) as stream:
+                return bytes(stream.readall()).decode("utf-8")
+        except OSError as error:
+            # pyarrow asks S3 for the size first: a file that goes between its requests is an error of another kind.
+            if self._is_s3 and not self.exists():
+                raise FileNotFoundError(self.path) from error
+            raise
 
     def write_text(self, text: str) -> None:
         """Write a small file so that it appears complete or not at all."""

@@ -12,6 +12,8 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,9 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 import lakescore
-from lakescore import object_store, score
+from lakescore import object_store, score, storage
 from lakescore.errors import InputError, LakescoreError, ModelError, OutputError
+from lakescore.sinks import journal
 from lakescore.sinks.base import AlreadyPublishedError
 from publications import hidden, killed_at, open_sink, publish, shown, stage
 
@@ -357,6 +360,76 @@ def test_two_runs_of_a_batch_at_once_publish_it_once(client: BaseClient, place: 
         assert len(outcomes) == 1
         assert shown(table, "b") == [1.0] * 2 * outcomes[0]
         assert len(_keys(client, table)) == 2 * outcomes[0]
+
+
+def _interrupted(table: str) -> tuple[storage.Location, journal.Journal]:
+    """A publication that ended when its journal and one of four copies were there."""
+    with pytest.MonkeyPatch.context() as patch, killed_at(2, patch, object_store):
+        publish(table, "b", TWO)
+    root = open_sink(table, "b")._root
+    found = journal.read(root, "b")
+    assert found is not None
+    return root, found
+
+
+def _at(step: int, real: Callable[..., Any], tries: Iterator[int], then: Callable[[], Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if next(tries) == step:
+            then()
+        return real(*args, **kwargs)
+
+    return call
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_helper_that_is_overtaken_at_any_step_takes_nothing_away(
+    client: BaseClient, place: str, monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    """Before the step-th look or change of who finishes a publication, the run that began it goes on to its end."""
+
+    def overtake(table: str, root: storage.Location, found: journal.Journal) -> None:
+        journal.finish(root, found)
+        if replaced:
+            publish(table, "b", {"2026-01-31": [2.0]}, "replace")
+
+    for step in range(0, 100, 3 if replaced else 1):
+        table = f"s3a://{place}/{step}"
+        root, found = _interrupted(table)
+        tries = itertools.count()
+        steps = ((storage.Location, "_listed"), (storage.Location, "read_text"), (object_store, "copy"), (object_store, "remove"))
+
+        with monkeypatch.context() as patch:
+            for where, name in steps:
+                patch.setattr(where, name, _at(step, getattr(where, name), tries, partial(overtake, table, root, found)))
+            assert journal.finish(root, found) or replaced
+
+        overtaken = next(tries) > step
+        assert shown(table, "b") == ([2.0] * 2 if replaced and overtaken else [1.0] * 4)
+        assert len(_keys(client, table)) == (2 if replaced and overtaken else 4)
+        if not overtaken:
+            break
+    assert step > 10
+
+
+def test_a_copy_that_ends_after_the_batch_was_replaced_is_removed(client: BaseClient, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = f"s3a://{place}"
+    root, found = _interrupted(table)
+
+    def copy_slowly(source: str, target: str) -> None:
+        monkeypatch.setattr(object_store, "copy", real)
+        content = client.get_object(**object_store._named(source))["Body"].read()
+        journal.finish(root, found)
+        publish(table, "b", {"2026-01-31": [2.0]}, "replace")
+        assert shown(table, "b") == [2.0] * 2
+        _put(f"s3://{target}", content)
+
+    real = object_store.copy
+    monkeypatch.setattr(journal, "ThreadPoolExecutor", lambda max_workers: ThreadPoolExecutor(1))
+    monkeypatch.setattr(object_store, "copy", copy_slowly)
+    journal.finish(root, found)
+
+    assert shown(table, "b") == [2.0] * 2
+    assert len(_keys(client, table)) == 2
 
 
 def test_an_interrupted_run_is_finished_by_the_next_one(

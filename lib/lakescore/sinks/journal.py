@@ -174,17 +174,16 @@ def finish(root: Location, journal: Journal) -> bool:
     Returns:
         Whether the batch is published with it; False where it was void, and is undone.
     """
-    there = set(files_of(root, journal.batch_id))
-    if not _is_complete(root, journal, there):
-        # Staged files go when all are in place: another run may have finished between the two looks, so what is there is looked at again.
-        there = set(files_of(root, journal.batch_id))
-    if there - set(journal.add) - set(journal.remove) or not _is_complete(root, journal, there):
-        _undo(root, journal, there)
-        return False
-    if root.has_renames:
-        _rename(root, journal, there)
-    elif not _copy(root, journal, there):
-        _undo(root, journal, set(files_of(root, journal.batch_id)))
+    there, void = _look(root, journal)
+    if not void:
+        if root.has_renames:
+            _rename(root, journal, there)
+        else:
+            void = not _copy(root, journal, there)
+    if void:
+        if read(root, journal.batch_id) != journal:  # another run has come to its end meanwhile, and there may be a batch by a later one
+            return set(journal.add) <= set(files_of(root, journal.batch_id))
+        _undo(root, journal)
         return False
     try:
         _tidy(root, journal)
@@ -194,12 +193,17 @@ def finish(root: Location, journal: Journal) -> bool:
     return True
 
 
-def _is_complete(root: Location, journal: Journal, there: set[str]) -> bool:
-    """Whether each file to add is in its place or staged."""
-    missing = set(journal.add) - there
+def _look(root: Location, journal: Journal) -> tuple[set[str], bool]:
+    """The files of the batch that are in their places, and whether the journal is void.
+
+    A staged file goes only when all are in their places. So the staged ones are listed first: what is in neither list was in neither folder
+    at the end of the first, whoever else carries the journal out meanwhile.
+    """
     staged = root / STAGING / journal.attempt
     start = staged.path.rstrip("/") + "/"
-    return not missing or missing <= {file.path.removeprefix(start) for file in staged.files()}
+    left = {file.path.removeprefix(start) for file in staged.files()}
+    there = set(files_of(root, journal.batch_id))
+    return there, bool(there - set(journal.add) - set(journal.remove) or set(journal.add) - there - left)
 
 
 def _folders(names: Iterable[str]) -> list[str]:
@@ -228,6 +232,7 @@ def _move(start: Location, end: Location) -> None:
 def _copy(root: Location, journal: Journal, there: set[str]) -> bool:
     """Copy, and then remove; False where a staged file is gone, and not in its place either."""
     staged = root / STAGING / journal.attempt
+    names = sorted(set(journal.add) - there)
 
     def copy(name: str) -> bool:
         try:
@@ -237,14 +242,28 @@ def _copy(root: Location, journal: Journal, there: set[str]) -> bool:
         return True
 
     with ThreadPoolExecutor(max_workers=16) as pool:
-        if not all(pool.map(copy, sorted(set(journal.add) - there))):
-            return False
-    root.remove_files(journal.remove)
-    return True
+        done = list(pool.map(copy, names))
+    if names:
+        _remove_late(root, journal, names)
+    if all(done):
+        root.remove_files(journal.remove)
+    return all(done)
 
 
-def _undo(root: Location, journal: Journal, there: set[str]) -> None:
+def _remove_late(root: Location, journal: Journal, copied: list[str]) -> None:
+    """Remove copies that came so late that a later publication had replaced the batch already."""
+    now = read(root, journal.batch_id)
+    if now == journal:
+        return
+    there = set(files_of(root, journal.batch_id))
+    later = there - set(journal.add) - set(journal.remove)
+    if later and (now is None or set(now.add) <= there):
+        root.remove_files(copied)
+
+
+def _undo(root: Location, journal: Journal) -> None:
     """Take a void journal back: what was taken out is put back, what was added is removed."""
+    there = set(files_of(root, journal.batch_id))
     log.info("output: the publication of batch %s by another attempt (%s) is void and is taken back", journal.batch_id, journal.attempt)
     aside = root / REPLACED / journal.attempt
     root.remove_files(sorted(there & set(journal.add)))
