@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP")
-PARENT_SECONDS = 0.2
+_PARENT_SECONDS = 0.2
 # A signal that some code has swallowed, or a clean-up that hangs: asked again after so long, the run is interrupted again.
 _AGAIN_SECONDS = 5.0
 
@@ -37,8 +37,9 @@ class Interrupted(BaseException):
 class _Handler:
     """What the signals of a command call. It raises once: clean-up is not interrupted by a second one right behind."""
 
-    def __init__(self) -> None:
+    def __init__(self, parent: int | None = None) -> None:
         self.reason: str | None = None
+        self._parent = parent
         self._held = 0
         self._pending: int | None = None
         self._asked: int | None = None
@@ -52,6 +53,13 @@ class _Handler:
             self._asked, self._raised = number, time.monotonic()
             _forget_call()
             raise Interrupted(number, self.reason)
+
+    def is_orphan(self) -> bool:
+        """Whether the process that this one is to end with has ended."""
+        found = self._parent is not None and os.getppid() != self._parent
+        if found:
+            self.reason = "ended because spark-submit has ended"
+        return found
 
     @contextmanager
     def held(self, last: bool) -> Iterator[None]:
@@ -86,14 +94,14 @@ def ends_by_signals(with_parent: bool = False) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers; who runs the command in another one has its own
         return
-    handler, before = _Handler(), {}
+    handler, before = _Handler(os.getppid() if with_parent else None), {}
     for name in _NAMES:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
             before[number] = signal.signal(number, handler)
     over = threading.Event()
     if with_parent:
-        threading.Thread(target=_end_with_parent, args=(handler, os.getppid(), over), name="lakescore-parent", daemon=True).start()
+        threading.Thread(target=_end_with_parent, args=(handler, over), name="lakescore-parent", daemon=True).start()
     try:
         yield
     finally:
@@ -102,12 +110,22 @@ def ends_by_signals(with_parent: bool = False) -> Iterator[None]:
             signal.signal(number, old)
 
 
-def _end_with_parent(handler: _Handler, parent: int, over: threading.Event) -> None:
-    while not over.wait(PARENT_SECONDS):
-        if os.getppid() != parent:
-            handler.reason = "ended because spark-submit has ended"
+def _end_with_parent(handler: _Handler, over: threading.Event) -> None:
+    while not over.wait(_PARENT_SECONDS):
+        if handler.is_orphan():
             os.kill(os.getpid(), signal.SIGTERM)
             return
+
+
+def end_if_orphan() -> None:
+    """End now where the parent has ended: who looks for it does so from time to time only.
+
+    Raises:
+        Interrupted: it has.
+    """
+    handler = _handler()
+    if handler is not None and handler.is_orphan():
+        handler(signal.SIGTERM, None)
 
 
 def _handler() -> _Handler | None:

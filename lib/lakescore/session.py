@@ -354,7 +354,8 @@ def interruptible(spark: SparkSession | None = None) -> Iterator[None]:
         yield
     except Exception as error:
         if _is_end(error):
-            _wait_for_end()  # under spark-submit, which a command ends with, it ends in an interruption
+            _wait_for_end()
+        interruption.end_if_orphan()  # under spark-submit, which a command ends with
         raise
     except BaseException:
         if spark is not None and is_connect(spark):
@@ -387,8 +388,6 @@ def _wait_for_end() -> None:
     until = time.monotonic() + _END_SECONDS
     while time.monotonic() < until and os.getppid() == _PARENT and (process is None or process.poll() is None):
         time.sleep(0.05)
-    if os.getppid() != _PARENT:
-        time.sleep(2 * interruption.PARENT_SECONDS)  # a command is interrupted meanwhile
 
 
 def _master_was_chosen(context: Any, given: dict[str, str]) -> bool:

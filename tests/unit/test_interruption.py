@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -127,3 +128,41 @@ except Interrupted as interrupted:
     assert started.stdout.read() == "ended because spark-submit has ended; nothing was published\n"
     assert time.monotonic() - began < 5
     started.wait()
+
+
+_ORPHAN = """
+import os, sys, time
+from lakescore import interruption
+from lakescore.session import interruptible
+
+interruption._PARENT_SECONDS = 60  # who looks from time to time does not
+try:
+    with interruption.ends_by_signals(with_parent=True), interruptible():
+        print("ready", flush=True)
+        sys.stdin.read()
+        while os.getppid() == {parent}:
+            time.sleep(0.01)
+        raise ConnectionError("the JVM is gone")
+except BaseException as error:
+    open(sys.argv[1], "w").write(f"{type(error).__name__}: {error}")
+"""
+
+
+def test_a_failure_after_the_parents_end_is_its_end(tmp_path: Path) -> None:
+    """The error of what needed the parent may come before anybody has looked for it."""
+    code = _ORPHAN.replace("{parent}", "int(sys.argv[2])")
+    starter = "import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', *sys.argv[1:], str(os.getpid())]).wait()"
+    parent = subprocess.Popen([sys.executable, "-c", starter, code, str(tmp_path / "said")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == b"ready\n"
+
+    parent.kill()
+    parent.wait()
+    parent.stdin.close()
+
+    until = time.monotonic() + 30
+    said = tmp_path / "said"
+    while time.monotonic() < until and not (said.exists() and said.read_text()):
+        time.sleep(0.05)
+    assert said.read_text() == "Interrupted: ended because spark-submit has ended; nothing was published"
