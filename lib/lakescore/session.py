@@ -8,10 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
-import shutil
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -26,7 +23,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 from pyspark.sql.utils import is_remote
 
-from lakescore import interruption, object_store
+from lakescore import interruption, java, object_store
 from lakescore.config import ScoreConfig, SparkConfig
 from lakescore.console import under_spark_submit
 from lakescore.errors import NeedsSparkError, PlatformError
@@ -35,14 +32,11 @@ from lakescore.redact import HIDDEN, is_secret_key, redact
 
 log = logging.getLogger(__name__)
 
-JAVA_VERSIONS = (17, 21)
 # Cancelled tasks, and a JVM that ends, are waited for so long.
 _END_SECONDS = 10.0
 _PARENT = os.getppid()
-_WANTED_JAVA = " or ".join(map(str, JAVA_VERSIONS))
 _CONNECT_SECONDS = 5
 _PATIENCE_SECONDS = 15
-_INSTALL_JAVA = "install it (Debian, Ubuntu: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
 # What a session of our own starts with; the configuration and spark-submit win over it.
 _OWN_DEFAULTS = {
     # INT96, Spark's default, has no statistics in the Parquet footer and overflows other readers on far dates.
@@ -87,8 +81,8 @@ def open_session(config: SparkConfig, name: str, tables: bool = False) -> SparkS
         _use_own_python(remote)
         return _start(_configured(builder.remote(remote), config.conf), f"Spark Connect at {remote}")
     settings = _settings(config, tables)
-    _launch_without_secrets(settings)
-    return _start(_configured(builder, settings), "Spark")
+    with _launching(settings):
+        return _start(_configured(builder, settings), "Spark")
 
 
 def open_context(config: SparkConfig, name: str) -> SparkContext:
@@ -100,8 +94,8 @@ def open_context(config: SparkConfig, name: str) -> SparkContext:
     if SparkContext._active_spark_context is not None:
         return SparkContext._active_spark_context
     settings = {"spark.app.name": name, **_settings(config, tables=False)}
-    _launch_without_secrets(settings)
-    context: SparkContext = _started(lambda: SparkContext.getOrCreate(SparkConf().setAll(list(settings.items()))), "Spark")
+    with _launching(settings):
+        context: SparkContext = _started(lambda: SparkContext.getOrCreate(SparkConf().setAll(list(settings.items()))), "Spark")
     _quiet(context)
     return context
 
@@ -111,12 +105,18 @@ def _settings(config: SparkConfig, tables: bool) -> dict[str, str]:
     defaults = {**_OWN_DEFAULTS, **(_LASTING_CATALOG if tables else {})}
     if under_spark_submit():
         return _under_submit(config, defaults)
-    _require_java_file()
-    _hurry_launcher()
+    java.require_file()
     master = config.master or os.environ.get("MASTER", "local")
     _require_master(master)
     _use_own_python(master)
     return {**({"spark.master": config.master} if config.master else {}), **_object_storage(config.conf), **defaults, **config.conf}
+
+
+@contextmanager
+def _launching(settings: Mapping[str, str]) -> Iterator[None]:
+    with java.hurried(settings, _is_local(settings.get("spark.master", "local"))):
+        _launch_without_secrets(settings)
+        yield
 
 
 def _launch_without_secrets(settings: Mapping[str, str]) -> None:
@@ -165,11 +165,6 @@ def existing() -> SparkSession | None:
         return active
     started = SparkSession._instantiatedSession
     return started if started is not None and started._sc._jsc is not None else None
-
-
-def _hurry_launcher() -> None:
-    """The small Java program that puts Spark's own command line together need not be optimised."""
-    os.environ.setdefault("SPARK_LAUNCHER_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
 
 def _use_own_python(master: str) -> None:
@@ -254,7 +249,7 @@ def _started(start: Callable[[], Any], what: str) -> Any:
             return start()
     except Exception as error:
         if what == "Spark":
-            require_java()
+            java.require()
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = next((line for line in lines if "Exception" in line or "Error" in line), lines[0] if lines else "")
         raise PlatformError(f"{what} does not start: {reason or type(error).__name__}") from error
@@ -396,28 +391,6 @@ def _master_was_chosen(context: Any, given: dict[str, str]) -> bool:
         return True
     command = str(context._jvm.java.lang.System.getProperty("sun.java.command") or "")
     return "org.apache.spark.deploy.SparkSubmit" not in command or " --master" in command
-
-
-def require_java() -> None:
-    """Check that a Java that Spark can use will be found.
-
-    Raises:
-        PlatformError: naming what was found and how to install what is needed.
-    """
-    java = _require_java_file()
-    answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False, timeout=60)
-    version = re.search(r'version "(?:1\.)?(\d+)', answer.stderr + answer.stdout)
-    if version and int(version.group(1)) < JAVA_VERSIONS[0]:
-        raise PlatformError(f"Spark needs Java {_WANTED_JAVA}, and {java} is Java {version.group(1)}: {_INSTALL_JAVA}")
-
-
-def _require_java_file() -> str:
-    home = os.environ.get("JAVA_HOME")
-    java = os.path.join(home, "bin", "java") if home else shutil.which("java")
-    if not java or not os.path.exists(java):
-        where = f"JAVA_HOME={home} has no bin/java" if home else "there is no java on the PATH"
-        raise PlatformError(f"Spark needs Java {_WANTED_JAVA}, and {where}: {_INSTALL_JAVA}")
-    return java
 
 
 def is_case_sensitive(spark: SparkSession) -> bool:

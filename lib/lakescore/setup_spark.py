@@ -152,9 +152,9 @@ def _jars(home: Path, artifact: str) -> list[Path]:
 
 def _install(home: Path, coordinate: str, ivy_settings: str | None, required: bool, without: str | None = None) -> bool:
     """Let Spark's Ivy resolve an artifact, or several, and copy what this pyspark has not yet into its jars folder."""
-    from lakescore.session import require_java
+    from lakescore import java
 
-    require_java()
+    java.require()
     with tempfile.TemporaryDirectory(prefix="lakescore-ivy-") as folder:
         nothing = Path(folder, "nothing.py")
         nothing.write_text("", encoding="utf-8")
