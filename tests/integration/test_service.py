@@ -14,6 +14,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pandas as pd
 import pytest
 from deltalake import DeltaTable
@@ -25,6 +26,7 @@ from lakescore.service.store import text_of
 from serving import Site
 
 LAKESCORE = [sys.executable, "-m", "lakescore"]
+JOB = Path(__file__).parents[2] / "jobs" / "score.py"
 Start = Callable[..., Site]
 
 
@@ -178,6 +180,31 @@ def test_a_run_that_is_cancelled_publishes_nothing(start: Start, folder: Path) -
 
     assert run["status"] == "cancelled", run
     assert not (folder / "out" / "_delta_log").exists()
+
+
+def test_a_pipeline_is_submitted_to_spark_and_cancelled_with_it(start: Start, folder: Path, store: str) -> None:
+    file = folder / "pipelines" / "diabetes.yaml"
+    service = "service: {command: spark-submit, submit_options: [--master, 'local[1]', --name, nightly]}"
+    text = file.read_text().replace("spark: {backend: embedded}\n", "")
+    file.write_text(text.replace("service: {allow: [run.date, source.path, columns]}", service))
+    site = start("--job", str(JOB), "--grace", "20")
+
+    first = site.run("diabetes").json["id"]
+    second = site.run("diabetes").json["id"]
+    done = site.until_ended(first)
+    site.until(second, lambda run: run["mlflow_run_id"] is not None)
+    assert site.ask("POST", f"/runs/{second}/cancel").status == 202
+    cancelled = site.until_ended(second)
+
+    assert (done["status"], done["exit_code"], done["rows"]["written"]) == ("succeeded", 0, 442), done
+    run = mlflow.MlflowClient(store).get_run(done["mlflow_run_id"])
+    assert run.data.params["spark.backend"] == "spark"
+    assert cancelled["status"] == "cancelled", cancelled
+    assert mlflow.MlflowClient(store).get_run(cancelled["mlflow_run_id"]).info.status == "KILLED"
+    assert DeltaTable(folder / "out").to_pandas()["batch_id"].unique().tolist() == [done["batch_id"]]
+    process = processes.at_work(folder / "service-state" / "runs" / second / "1")
+    assert process is not None
+    assert not process.is_alive()
 
 
 def _score(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
