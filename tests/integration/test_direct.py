@@ -357,12 +357,17 @@ def test_workers_find_no_other_modules_than_the_command(everything: str, rich: P
 
 def test_without_spark_errors_and_deaths_are_one_line(fails: str, tmp_path: Path) -> None:
     negative = "the model failed to predict: ValueError: x is negative (row id=777)"
+    (tmp_path / "temporary").mkdir()
+    own = {"TMPDIR": str(tmp_path / "temporary")}
     for bad, message, code in ((-1.0, negative, 3), (-2.0, "ended without a word", 1)):
         path = _numbers(tmp_path / "numbers.parquet", bad)
-        done = _command(tmp_path, f"model.uri={fails}", f"source.path={path}", f"output.path={tmp_path / 'out'}", "columns.keys=id")
+        done = _command(
+            tmp_path, f"model.uri={fails}", f"source.path={path}", f"output.path={tmp_path / 'out'}", "columns.keys=id", environment=own
+        )
         assert done.returncode == code, done.stderr
         assert message in done.stderr.splitlines()[-1]
         assert not (tmp_path / "out").exists()
+        assert not list((tmp_path / "temporary").glob("lakescore*"))
 
 
 @pytest.mark.parametrize("override", ["source.filter=id > 1", "spark.conf={spark.sql.shuffle.partitions: 2}", "scoring.engine=spark_udf"])

@@ -16,7 +16,6 @@ import inspect
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -84,8 +83,7 @@ class Guard:
         self._absent: list[str] = contract["absent"]
         self._keys: list[str] = contract["keys"]
         self._isolates: bool = contract["isolates"]
-        # Beside the worker's other files, which Spark removes when the executor ends.
-        self._failure = os.path.join(_workers_folder(), f"lakescore-{contract['run']}.failed")
+        self._failure = os.path.join(_workers_folder(path), f"lakescore-{contract['run']}.failed")
         self._tensor: dict[str, Any] | None = contract.get("tensor")
         threads: int | None = contract.get("threads")
         device: str | None = contract.get("device")
@@ -195,16 +193,14 @@ def _require_device(device: str) -> None:
         )
 
 
-def _workers_folder() -> str:
-    """A folder that the workers of one host share, and that goes with them."""
-    if "pyspark" not in sys.modules:
-        return tempfile.gettempdir()  # a worker of a pool, or in an environment of its own
-    try:
-        from pyspark import SparkFiles
+def _workers_folder(path: str) -> str:
+    """A folder that the workers of one host share, and that goes with them: that of Spark's files, else the one that the model is in."""
+    if "pyspark" in sys.modules:  # else it is a worker of a pool, or in an environment of its own
+        with contextlib.suppress(Exception):
+            from pyspark import SparkFiles
 
-        return str(SparkFiles.getRootDirectory())
-    except Exception:
-        return tempfile.gettempdir()
+            return str(SparkFiles.getRootDirectory())
+    return os.path.dirname(os.path.abspath(path))
 
 
 def _with_method(model: Any, method: str) -> Any:
