@@ -6,6 +6,7 @@ not cost the import of Spark and MLflow.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from lakescore.version import __version__
@@ -21,6 +22,7 @@ __all__ = [
     "__version__",
     "delete_batch",
     "doctor",
+    "dry_run",
     "read",
     "register",
     "replay",
@@ -33,10 +35,13 @@ if TYPE_CHECKING:
     from lakescore.deletion import Deletion, delete_batch
     from lakescore.errors import LakescoreError
     from lakescore.models.register import Registration
-    from lakescore.pipeline import replay, score
+    from lakescore.pipeline import dry_run, replay, score
     from lakescore.registration import register
     from lakescore.result import ScoreResult
     from lakescore.results import read
+
+# In a notebook without ipywidgets tqdm says, when MLflow imports it, that its bars will be plain. None is drawn.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 _HOMES = {
     "Checkup": "lakescore.checkup",
@@ -48,6 +53,7 @@ _HOMES = {
     "ScoreResult": "lakescore.result",
     "delete_batch": "lakescore.deletion",
     "doctor": "lakescore.checkup",
+    "dry_run": "lakescore.pipeline",
     "read": "lakescore.results",
     "register": "lakescore.registration",
     "replay": "lakescore.pipeline",

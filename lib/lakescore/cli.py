@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lakescore import drift_cli, repair_cli
 from lakescore.commands import Parser, failed, run_command
@@ -17,7 +17,6 @@ from lakescore.version import __version__
 
 if TYPE_CHECKING:
     from lakescore.planning import Plan
-    from lakescore.result import ScoreResult
 
 DEFAULT_CONFIG = "conf/score.yaml"
 _SCORE_HELP = """Score a source with an MLflow model and append the predictions to a Delta or Parquet table.
@@ -156,7 +155,7 @@ def _score(options: argparse.Namespace) -> int:
             print(describe_plan(pipeline.dry_run(config)))
         else:
             result = pipeline.score(config)
-            print(describe_result(result))
+            print(result)
             answer.leave(result)
     return 0
 
@@ -177,7 +176,7 @@ def _replay(options: argparse.Namespace) -> int:
     config = compose(options.config or [DEFAULT_CONFIG], options.overrides)
     from lakescore import pipeline
 
-    print(describe_result(pipeline.replay(config)))
+    print(pipeline.replay(config))
     return 0
 
 
@@ -333,43 +332,3 @@ def describe_plan(plan: Plan) -> str:
         lines.append(redact(f"quarantine: {plan.quarantine.location}"))
     lines += [f"batch:  {plan.config.run.batch_id}, {state}", "dry run: nothing was written"]
     return "\n".join(lines)
-
-
-def describe_result(result: ScoreResult) -> str:
-    """The closing summary."""
-    if result.outcome == "skipped":
-        return f"batch {result.batch_id} is in {result.location} already; nothing to do (run.on_rerun=skip)"
-    if result.outcome == "nothing_new":
-        since = f" since the batch {result.batch_id} in {result.location}" if result.batch_id else ""
-        return redact(f"nothing new{since}; nothing to do (source.incremental)")
-    if result.outcome == "reused":
-        return redact(
-            f"the same input, model and settings gave batch {result.batch_id} in {result.location} already (run {result.run_id}); nothing "
-            "to do (scoring.allow_reuse)"
-        )
-    odd = ", ".join(f"{count:,} {name}" for name, count in result.counts.items() if count)
-    scoring = result.seconds.get("score")
-    rate = f" ({result.rows_scored / scoring:,.0f} rows/s while scoring)" if result.rows_scored and scoring else ""
-    version = "" if result.version is None else f" (version {result.version})"
-    rows: list[tuple[str, Any]] = [
-        ("model", result.model_uri),
-        ("rows", f"{result.rows_written:,}" + (f" (predictions: {odd})" if odd else "")),
-        *([("quarantined", f"{result.rows_quarantined:,} in {result.quarantine}")] if result.rows_quarantined else []),
-        *([("drift", result.drift.text)] if result.drift is not None else []),
-        ("seconds", f"{result.total_seconds:.1f}{rate}"),
-        ("batch", f"{result.batch_id}, date {result.score_date}"),
-        ("written to", f"{result.location}{version}"),
-        ("read them", _how_to_read(result)),
-        ("run", f"{result.run_id} (mlflow ui, experiment {result.experiment_id})"),
-    ]
-    return redact("\n".join(f"{name + ':':<12}{value}" for name, value in rows))
-
-
-def _how_to_read(result: ScoreResult) -> str:
-    if result.output_format not in ("delta", "parquet"):
-        return f"lakescore read {result.run_id}" if result.rows_written else "no rows were written"
-    is_table = "/" not in result.location
-    load = (
-        f'spark.read.table("{result.location}")' if is_table else f'spark.read.format("{result.output_format}").load("{result.location}")'
-    )
-    return f"{load}.where(\"batch_id = '{result.batch_id}'\")"

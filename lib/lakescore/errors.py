@@ -16,6 +16,8 @@ This module imports nothing of the package but ``redact`` and nothing heavy at a
 from __future__ import annotations
 
 import difflib
+import logging
+import traceback
 import unicodedata
 from collections.abc import Iterable
 
@@ -38,6 +40,12 @@ class LakescoreError(Exception):
     def __init__(self, message: str) -> None:
         line = redact(" ".join(message[:_MOST_READ].split()))
         super().__init__(_printable(line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}..."))
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows (IPython asks for it): the line alone, as the command line does, or all where debug messages are logged."""
+        if logging.getLogger("lakescore").isEnabledFor(logging.DEBUG):
+            return redact("".join(traceback.format_exception(self))).splitlines()
+        return [f"{type(self).__name__}: {self}"]
 
 
 def _printable(text: str) -> str:

@@ -24,8 +24,8 @@ def register(registration: Registration, config: TrackingConfig | None = None) -
         LakescoreError: one line that says what is wrong.
     """
     config = config or TrackingConfig()
-    client = tracking.client_for(config)
-    with storage.scratch_folder() as scratch:
+    with storage.scratch_folder() as scratch, tracking.quiet_mlflow():
+        client = tracking.client_for(config)
         return register_version(
             registration,
             client,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from lakescore.redact import redact
 from lakescore.verdict import Drift
 
 
@@ -56,3 +58,43 @@ class ScoreResult:
     @property
     def total_seconds(self) -> float:
         return sum(self.seconds.values())
+
+    def __str__(self) -> str:
+        """The closing summary of a run."""
+        if self.outcome == "skipped":
+            return f"batch {self.batch_id} is in {self.location} already; nothing to do (run.on_rerun=skip)"
+        if self.outcome == "nothing_new":
+            since = f" since the batch {self.batch_id} in {self.location}" if self.batch_id else ""
+            return redact(f"nothing new{since}; nothing to do (source.incremental)")
+        if self.outcome == "reused":
+            return redact(
+                f"the same input, model and settings gave batch {self.batch_id} in {self.location} already (run {self.run_id}); nothing "
+                "to do (scoring.allow_reuse)"
+            )
+        odd = ", ".join(f"{count:,} {name}" for name, count in self.counts.items() if count)
+        scoring = self.seconds.get("score")
+        rate = f" ({self.rows_scored / scoring:,.0f} rows/s while scoring)" if self.rows_scored and scoring else ""
+        version = "" if self.version is None else f" (version {self.version})"
+        rows: list[tuple[str, Any]] = [
+            ("model", self.model_uri),
+            ("rows", f"{self.rows_written:,}" + (f" (predictions: {odd})" if odd else "")),
+            *([("quarantined", f"{self.rows_quarantined:,} in {self.quarantine}")] if self.rows_quarantined else []),
+            *([("drift", self.drift.text)] if self.drift is not None else []),
+            ("seconds", f"{self.total_seconds:.1f}{rate}"),
+            ("batch", f"{self.batch_id}, date {self.score_date}"),
+            ("written to", f"{self.location}{version}"),
+            ("read them", self._how_to_read()),
+            ("run", f"{self.run_id} (mlflow ui, experiment {self.experiment_id})"),
+        ]
+        return redact("\n".join(f"{name + ':':<13}{value}" for name, value in rows))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What a notebook shows (IPython asks for it)."""
+        printer.text(str(self))
+
+    def _how_to_read(self) -> str:
+        if self.output_format not in ("delta", "parquet"):
+            return f"lakescore read {self.run_id}" if self.rows_written else "no rows were written"
+        is_table = "/" not in self.location
+        load = f'spark.read.table("{self.location}")' if is_table else f'spark.read.format("{self.output_format}").load("{self.location}")'
+        return f"{load}.where(\"batch_id = '{self.batch_id}'\")"

@@ -20,7 +20,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
 from lakescore import increments, planning, read, score, source
-from lakescore.cli import describe_plan, describe_result
+from lakescore.cli import describe_plan
 from lakescore.compose import compose
 from lakescore.errors import ConfigError, InputError, LakescoreError
 from lakescore.increments import Taken
@@ -340,7 +340,7 @@ def test_runs_score_each_row_once_and_record_what_they_read(
     assert [result.rows_written for result in results] == [148, 147, 147]
     assert {result.engine for result in results} == {"direct" if way == "workers" else "fast"}
     assert (nothing.outcome, nothing.run_id, nothing.batch_id) == ("nothing_new", "", results[-1].batch_id)
-    assert describe_result(nothing) == (
+    assert str(nothing) == (
         f"nothing new since the batch {results[-1].batch_id} in {results[-1].location}; nothing to do (source.incremental)"
     )
     client = mlflow.MlflowClient(settings["tracking"]["tracking_uri"])

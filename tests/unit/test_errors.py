@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from lakescore.errors import (
@@ -53,6 +58,35 @@ def test_an_error_shows_what_a_terminal_would_act_on_and_halves_of_characters() 
 def test_an_error_has_no_megabytes() -> None:
     line = str(ModelError("x" * 3_000_000))
     assert (len(line), line[-4:]) == (4_003, "x...")
+
+
+_CELL = """
+from lakescore.errors import ConfigError
+try:
+    int("x")
+except ValueError as error:
+    raise ConfigError("source.limit: got 'x', password=hunter2") from error
+"""
+_LINE = "ConfigError: source.limit: got 'x', password=***\n"
+
+
+def _in_ipython(code: str, folder: Path) -> str:
+    """What IPython shows of a cell, which it does like a notebook; in a process of its own, because it takes the main module over."""
+    command = [sys.executable, "-m", "IPython", "--colors=NoColor", "-c", code]
+    environment = {**os.environ, "IPYTHONDIR": str(folder)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False).stdout
+
+
+def test_in_a_notebook_an_error_is_its_line(tmp_path: Path) -> None:
+    assert _in_ipython(_CELL, tmp_path) == _LINE
+
+
+def test_in_a_notebook_debugging_shows_the_traceback_and_no_secret(tmp_path: Path) -> None:
+    shown = _in_ipython(f"import logging\nlogging.getLogger('lakescore').setLevel('DEBUG')\n{_CELL}", tmp_path)
+
+    assert "ValueError: invalid literal for int() with base 10: 'x'" in shown
+    assert shown.endswith(f"lakescore.errors.{_LINE}")
+    assert "hunter2" not in shown
 
 
 @pytest.mark.parametrize(("name", "found"), [("overwite", "overwrite"), ("APPEND", "append"), ("zzz", None), ("", None)])

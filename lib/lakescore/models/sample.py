@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,9 @@ def by_sample(folder: Path, path: str, option: str, labels: Sequence[str], label
         raise InputError(f"{option}: no column is left for the model; look at --label")
     try:
         raw = mlflow.pyfunc.load_model(str(folder), suppress_warnings=True).predict(features)
-        inputs = infer_signature(features).inputs
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer")  # a null in one is refused by name
+            inputs = infer_signature(features).inputs
     except Exception as error:
         # MLflow shows the whole sample before it says what is wrong with it.
         text = str(error).rpartition(". Error: ")[2]
