@@ -7,7 +7,7 @@ import shutil
 import sys
 
 from lakescore.config import ALL_FEATURES, PARTITION, ScoreConfig
-from lakescore.console import under_spark_submit
+from lakescore.console import on_databricks, under_spark_submit
 from lakescore.errors import ConfigError
 from lakescore.storage import scheme_of
 
@@ -21,6 +21,7 @@ def why_spark_reads(config: ScoreConfig) -> str | None:
     """Why the configuration wants the rows to pass Spark; None where workers may read and write files on their own."""
     source, output, model, master = config.source, config.output, config.model, config.spark.master
     reasons = {
+        "it runs on Databricks": on_databricks(),
         "it runs over Spark Connect": is_remote(config),
         f"spark.master is {master}": master is not None and (not master.startswith("local") or "cluster" in master),
         "model.entry_script is set": model.entry_script is not None,

@@ -97,6 +97,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command(arguments[1:])
 
 
+def task_main() -> None:
+    """``lakescore`` for platforms that call a function and look at nothing but what it raises: Databricks' wheel tasks.
+
+    Raises:
+        LakescoreError: the command has failed, and has said why on stderr.
+    """
+    code = main()
+    if code:
+        raise LakescoreError(f"lakescore has ended with exit code {code}; why is the line that it has left on stderr")
+
+
 def score_main(argv: Sequence[str] | None = None) -> int:
     """Run ``lakescore score`` or ``jobs/score.py``; returns the exit code."""
     return run_command(_score_options, _score, argv)

@@ -17,6 +17,11 @@ def under_spark_submit() -> bool:
     return "PYSPARK_GATEWAY_PORT" in os.environ
 
 
+def on_databricks() -> bool:
+    """Whether this process runs on Databricks, in a cluster or serverless: a session is there, and workers are shipped to in its own ways."""
+    return "DATABRICKS_RUNTIME_VERSION" in os.environ
+
+
 def terminal() -> TextIO | None:
     """The terminal that a person watches, or None (a log, a pipe, a scheduler)."""
     if sys.stderr.isatty():

@@ -28,6 +28,7 @@ from lakescore import parquet_files, planning, session
 from lakescore.backend import is_other_python, why_spark_reads
 from lakescore.casts import is_number_cast
 from lakescore.columns import Input
+from lakescore.console import on_databricks
 from lakescore.engine import direct
 from lakescore.engine.direct import Answer, Piece
 from lakescore.engine.fast import checked_params
@@ -133,7 +134,7 @@ def _is_apart(context: SparkContext) -> bool:
         is_other_python(conf.get("spark.pyspark.python"))
         or bool(context._python_includes)
         or any(key.startswith("spark.hadoop.parquet.") for key in conf)
-        or "DATABRICKS_RUNTIME_VERSION" in os.environ
+        or on_databricks()
     )
 
 

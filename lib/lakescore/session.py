@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyspark import SparkConf, SparkContext, StorageLevel
+from pyspark.errors import PySparkRuntimeError
 from pyspark.logger import PySparkLogger
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
@@ -25,7 +26,7 @@ from pyspark.sql.utils import is_remote
 
 from lakescore import interruption, java, object_store
 from lakescore.config import ScoreConfig, SparkConfig
-from lakescore.console import under_spark_submit
+from lakescore.console import on_databricks, under_spark_submit
 from lakescore.errors import NeedsSparkError, PlatformError
 from lakescore.failures import END_OF_JVM
 from lakescore.redact import HIDDEN, is_secret_key, redact
@@ -75,6 +76,10 @@ def open_session(config: SparkConfig, name: str, tables: bool = False) -> SparkS
         if config.conf or config.master:
             log.info("spark: using the session that is there; spark.master and spark.conf of the configuration are not applied")
         return active
+    if on_databricks():
+        # Who asks first makes it. It is the platform's: no setting of ours, no Java or Python of this process, has a say in it.
+        session: SparkSession = _started(SparkSession.builder.getOrCreate, "the session of Databricks")
+        return session
     builder = SparkSession.builder.appName(name)
     remote = config.master if config.master and config.master.startswith("sc://") else os.environ.get("SPARK_REMOTE")
     if remote:
@@ -163,6 +168,10 @@ def existing() -> SparkSession | None:
     active = SparkSession.getActiveSession()
     if active is not None:
         return active
+    if is_remote():
+        with contextlib.suppress(PySparkRuntimeError):  # there is none
+            return SparkSession.active()
+        return None
     started = SparkSession._instantiatedSession
     return started if started is not None and started._sc._jsc is not None else None
 

@@ -1,0 +1,184 @@
+"""A notebook on Databricks, as far as it can be had elsewhere: a Spark Connect session that is there, and neither Java nor a SparkContext.
+
+python connect_client.py SETTINGS.json RESULTS.json
+
+SETTINGS: ``remote`` (the server), ``data`` and ``reference`` (Parquet folders), ``linear`` and ``fussy`` (models; the latter breaks on two
+rows), ``tracking`` and ``folder`` (of the outputs). RESULTS: by the name of each function below what it returns, or ``error``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SETTINGS = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+FOLDER = Path(SETTINGS["folder"])
+# Three names, as in Unity Catalog.
+PATIENTS, TABLE, DRIFT = (f"spark_catalog.ml.{name}" for name in ("patients", "predictions", "drift"))
+
+
+def _config(model: str = "linear", **sections: Any) -> dict[str, Any]:
+    return {
+        "run": {"batch_id": "a", "date": "2026-01-31"},
+        "model": {"uri": SETTINGS[model]},
+        "source": {"path": SETTINGS["data"]},
+        "columns": {"keys": ["id"]},
+        "tracking": {"tracking_uri": SETTINGS["tracking"]},
+        **sections,
+    }
+
+
+def _told(result: Any) -> dict[str, Any]:
+    found = dataclasses.asdict(result)
+    return {name: found[name] for name in ("outcome", "run_id", "location", "version", "rows_written", "engine", "backend", "quarantine")}
+
+
+def path() -> Any:
+    """To a folder; the session is found."""
+    from lakescore import score
+
+    result = score(_config(output={"path": str(FOLDER / "path")}, drift={"reference": SETTINGS["reference"]}))
+    assert result.drift is not None
+    return {**_told(result), "drift": result.drift.value}
+
+
+def spark_udf() -> Any:
+    """With MLflow's own function, which it is on Databricks."""
+    from lakescore import score
+
+    return _told(score(_config(output={"path": str(FOLDER / "spark_udf")}, scoring={"engine": "spark_udf"})))
+
+
+def thread() -> Any:
+    """The session is found in a thread that has not made it, as a web server's is."""
+    from lakescore import score
+
+    found: list[Any] = []
+    config = _config(output={"path": str(FOLDER / "thread"), "format": "parquet"})
+    one = threading.Thread(target=lambda: found.append(_told(score(config))))
+    one.start()
+    one.join()
+    return found[0]
+
+
+def table() -> Any:
+    """Tables of the catalog by three names: a batch, the same again, replaced by fewer rows, and another one behind it."""
+    from lakescore import score
+
+    config = _config(source={"table": PATIENTS}, output={"table": TABLE}, drift={"reference": SETTINGS["reference"], "table": DRIFT})
+    first = score(config)
+    runs = [first, score(config)]
+    runs.append(score(config, overrides=["run.on_rerun=replace", "source.filter=id < 100"]))
+    runs.append(score(config, overrides=["run.batch_id=b", "source.limit=5"]))
+    assert first.drift is not None
+    return [*map(_told, runs), first.drift.value]
+
+
+def replaced_path() -> Any:
+    """A Delta table by path: a batch, and the same in its place."""
+    from lakescore import score
+
+    config = _config(output={"path": str(FOLDER / "replaced")})
+    return [_told(score(config, overrides=more)) for more in ([], ["run.on_rerun=replace", "source.limit=7"])]
+
+
+def quarantine() -> Any:
+    """Two rows that break the model are set aside, and scored again with another model."""
+    from lakescore import replay, score
+
+    config = _config("fussy", output={"path": str(FOLDER / "set_aside")}, errors={"on_row_error": "quarantine"})
+    return [_told(score(config)), _told(replay(config, overrides=[f"model.uri={SETTINGS['linear']}"]))]
+
+
+def dataframe() -> Any:
+    """A DataFrame of the session in, one out by ``lakescore.read``."""
+    from pyspark.sql import SparkSession
+
+    from lakescore import read, score
+
+    spark = SparkSession.active()
+    config = _config(output={"path": str(FOLDER / "dataframe")}, model={"uri": SETTINGS["linear"]})
+    del config["source"]
+    result = score(config, data=spark.read.parquet(SETTINGS["data"]).where("id < 20"))
+    rows = read(result, tracking_uri=SETTINGS["tracking"], spark=spark)
+    of_table = read(TABLE_RUN["run_id"], tracking_uri=SETTINGS["tracking"])
+    return {"module": type(rows).__module__, "rows": rows.count(), "of_table": len(of_table), **_told(result)}
+
+
+def deletion() -> Any:
+    """A batch taken out of a table of the catalog."""
+    from lakescore import delete_batch
+
+    found = delete_batch(TABLE, "b", overrides=[f"tracking.tracking_uri={SETTINGS['tracking']}"])
+    return {"rows": found.rows, "version": found.version}
+
+
+def task() -> Any:
+    """The wheel task of the bundle: good arguments, and then wrong ones."""
+    from lakescore.cli import task_main
+
+    given = [f"model.uri={SETTINGS['linear']}", f"source.table={PATIENTS}", f"tracking.tracking_uri={SETTINGS['tracking']}"]
+    (FOLDER / "task.yaml").write_text("columns: {keys: [id]}\n", encoding="utf-8")
+    command = ["lakescore", "score", "--config", str(FOLDER / "task.yaml"), *given, "output.table=spark_catalog.ml.by_task"]
+    raised = ""
+    for more in (["run.batch_id=2026-01-31", "run.date=2026-01-31"], ["run.bacth_id=x"]):
+        sys.argv = [*command, *more]
+        try:
+            task_main()
+        except Exception as error:
+            raised += f"{type(error).__name__}: {error}"
+    return raised
+
+
+def databricks() -> Any:
+    """On Databricks the session is made by who asks for it, whatever ``spark`` says, and no row goes past it."""
+    from pyspark.sql import SparkSession
+
+    from lakescore import backend, session
+    from lakescore.compose import compose
+
+    os.environ["DATABRICKS_RUNTIME_VERSION"] = "17.3"
+    config = compose((), ["spark.master=local[2]"], _config(output={"path": "out"}))
+    # As where nobody has asked yet.
+    before, session.existing = session.existing, lambda: None
+    try:
+        same = session.open_session(config.spark, "x") is SparkSession.active()
+        return {"same": same, "python": os.environ.get("PYSPARK_PYTHON"), "reads": backend.why_spark_reads(config)}
+    finally:
+        session.existing = before
+        del os.environ["DATABRICKS_RUNTIME_VERSION"]
+
+
+TABLE_RUN: dict[str, Any] = {}
+
+
+def main() -> None:
+    """Run all, in this order; what one raises is told, and the next goes on."""
+    from pyspark import SparkContext
+    from pyspark.sql import SparkSession
+
+    spark = SparkSession.builder.remote(SETTINGS["remote"]).getOrCreate()
+    spark.sql("CREATE DATABASE ml")
+    spark.read.parquet(SETTINGS["data"]).write.format("delta").saveAsTable(PATIENTS)
+    results: dict[str, Any] = {}
+    everything: list[Callable[[], Any]] = [path, spark_udf, thread, table, replaced_path, quarantine, dataframe, deletion, task, databricks]
+    for one in everything:
+        try:
+            results[one.__name__] = one()
+        except Exception:
+            results[one.__name__] = {"error": traceback.format_exc()}
+        if one is table and isinstance(results["table"], list):
+            TABLE_RUN.update(results["table"][3])
+    results["jvm"] = SparkContext._gateway is not None
+    Path(sys.argv[2]).write_text(json.dumps(results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
