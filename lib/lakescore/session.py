@@ -47,6 +47,8 @@ _OWN_DEFAULTS = {
     "spark.sql.session.timeZone": "UTC",
 }
 
+# What Databricks' serverless compute says of most settings, whether they are read or set.
+_CLOSED_SETTING = "CONFIG_NOT_AVAILABLE"
 
 _SIMPLE_TYPES: dict[str, T.DataType] = {
     **dict.fromkeys(("double",), T.DoubleType()),
@@ -404,20 +406,31 @@ def _master_was_chosen(context: Any, given: dict[str, str]) -> bool:
 
 def is_case_sensitive(spark: SparkSession) -> bool:
     """Whether Spark tells ``a`` from ``A`` in column names."""
-    return str(spark.conf.get("spark.sql.caseSensitive", "false")).lower() == "true"
+    try:
+        return str(spark.conf.get("spark.sql.caseSensitive", "false")).lower() == "true"
+    except Exception as error:
+        if _CLOSED_SETTING in str(error):
+            return False
+        raise
 
 
 @contextmanager
 def runtime_conf(spark: SparkSession, **conf: str | None) -> Iterator[None]:
-    """Set runtime options for one job and put back what was there; a None is left as it is.
+    """Set runtime options for one job and put back what was there; a None is left as it is, and so is what the platform sets alone.
 
     Keys are given with ``__`` for the dots.
     """
-    changes = {key.replace("__", "."): value for key, value in conf.items() if value is not None}
-    before = {key: spark.conf.get(key, None) for key in changes}
+    before: dict[str, str | None] = {}
     try:
-        for key, value in changes.items():
-            spark.conf.set(key, value)
+        for key, value in ((key.replace("__", "."), value) for key, value in conf.items() if value is not None):
+            try:
+                old = spark.conf.get(key, None)
+                spark.conf.set(key, value)
+                before[key] = old
+            except Exception as error:
+                if _CLOSED_SETTING not in str(error):
+                    raise
+                log.info("spark: %s=%s cannot be set here", key, value)
         yield
     finally:
         with _unless_gone("its options are as the job had them"):

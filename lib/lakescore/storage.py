@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from lakescore import object_store
+from lakescore.console import on_databricks
 from lakescore.errors import ConfigError
 
 try:
@@ -57,7 +58,10 @@ def absolute(path: str) -> str:
 
 def for_spark(path: str) -> str:
     """A path to write to: local ones with their scheme, or a cluster's default file system would be meant."""
-    return f"file:{absolute(path)}" if scheme_of(path) == "file" else path
+    if scheme_of(path) != "file":
+        return path
+    # Databricks mounts Unity Catalog's volumes for Python; its Spark knows them by themselves, and not as files of a machine.
+    return absolute(path) if on_databricks() and absolute(path).startswith("/Volumes/") else f"file:{absolute(path)}"
 
 
 def for_spark_reader(path: str) -> str:

@@ -56,6 +56,38 @@ def spark_udf() -> Any:
     return _told(score(_config(output={"path": str(FOLDER / "spark_udf")}, scoring={"engine": "spark_udf"})))
 
 
+def serverless() -> Any:
+    """Where no row can be cached, and only a few settings are the job's, as on Databricks' serverless compute."""
+    from pyspark.sql.connect.conf import RuntimeConf
+    from pyspark.sql.connect.dataframe import DataFrame
+
+    from lakescore import score
+
+    def closed(name: str) -> Callable[..., Any]:
+        before = getattr(RuntimeConf, name)
+
+        def call(self: RuntimeConf, key: str, *more: Any) -> Any:
+            if key not in OPEN_SETTINGS:
+                raise RuntimeError(f"[CONFIG_NOT_AVAILABLE] Configuration {key} is not available. SQLSTATE: 42K0I")
+            return before(self, key, *more)
+
+        return call
+
+    def refused(self: DataFrame, *more: Any) -> Any:
+        raise RuntimeError("[NOT_SUPPORTED_WITH_SERVERLESS] PERSIST TABLE is not supported on serverless compute.")
+
+    kept = {(kind, name): getattr(kind, name) for kind, name in ((RuntimeConf, "get"), (RuntimeConf, "set"), (DataFrame, "persist"))}
+    RuntimeConf.get, RuntimeConf.set = closed("get"), closed("set")  # type: ignore[method-assign]
+    DataFrame.persist = refused  # type: ignore[method-assign]
+    try:
+        settings = {"engine": "spark_udf", "batch_size": 100}
+        quarantine = {"on_row_error": "quarantine"}
+        return _told(score(_config("fussy", output={"path": str(FOLDER / "serverless")}, scoring=settings, errors=quarantine)))
+    finally:
+        for (kind, name), old in kept.items():
+            setattr(kind, name, old)
+
+
 def thread() -> Any:
     """The session is found in a thread that has not made it, as a web server's is."""
     from lakescore import score
@@ -156,6 +188,15 @@ def databricks() -> Any:
         del os.environ["DATABRICKS_RUNTIME_VERSION"]
 
 
+# The settings of Spark that serverless compute lets a job have.
+OPEN_SETTINGS = {
+    "spark.databricks.execution.timeout",
+    "spark.sql.ansi.enabled",
+    "spark.sql.files.maxPartitionBytes",
+    "spark.sql.legacy.timeParserPolicy",
+    "spark.sql.session.timeZone",
+    "spark.sql.shuffle.partitions",
+}
 TABLE_RUN: dict[str, Any] = {}
 
 
@@ -168,7 +209,7 @@ def main() -> None:
     spark.sql("CREATE DATABASE ml")
     spark.read.parquet(SETTINGS["data"]).write.format("delta").saveAsTable(PATIENTS)
     results: dict[str, Any] = {}
-    everything: list[Callable[[], Any]] = [path, spark_udf, thread, table, replaced_path, quarantine, dataframe, deletion, task, databricks]
+    everything: list[Callable[[], Any]] = [path, spark_udf, serverless, thread, table, replaced_path, quarantine, dataframe, deletion, task, databricks]
     for one in everything:
         try:
             results[one.__name__] = one()

@@ -253,6 +253,10 @@ def test_rows_that_break_the_model_are_set_aside_and_replayed(client: Client) ->
     assert (sorted(aside["id"]), set(aside["error_message"])) == (BAD, {"there is no such bmi"})
 
 
+def test_closed_settings_and_a_missing_cache_stop_nothing(client: Client) -> None:
+    assert (client["serverless"]["outcome"], client["serverless"]["rows_written"]) == ("scored", 440)
+
+
 def test_a_dataframe_of_the_session_is_scored_and_read_back_as_one(client: Client) -> None:
     told = client["dataframe"]
 

@@ -277,3 +277,11 @@ def test_the_scratch_folder_of_a_killed_process_is_removed_by_the_next_one_and_n
         assert mine.is_dir()
 
     assert [path.name for path in tmp_path.iterdir()] == ["lakescore-others"]
+
+
+def test_a_volume_of_databricks_is_no_file_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert for_spark("/Volumes/main/ml/in") == "file:/Volumes/main/ml/in"
+
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "17.3")
+
+    assert [for_spark(path) for path in ("/Volumes/main/ml/in", "/tmp/in")] == ["/Volumes/main/ml/in", "file:/tmp/in"]
