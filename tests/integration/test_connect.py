@@ -104,6 +104,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     }
     options = [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]
     command = [str(SPARK_SUBMIT), "--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "--master", "local[2]"]
+    command += ["--driver-java-options", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"]
     environment = {**os.environ, "PYSPARK_PYTHON": sys.executable}
     log = folder / "log"
     with log.open("wb") as said:
@@ -151,7 +152,7 @@ def client(
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYSPARK", "SPARK", "JAVA"))}
     environment = {**kept, "PATH": "/nowhere", "JAVA_HOME": "/nowhere", "PYTHONPATH": str(LIB)}
     command = [sys.executable, str(CLIENT), str(folder / "settings.json"), str(folder / "results.json")]
-    answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert answer.returncode == 0, answer.stderr
     return Client(json.loads((folder / "results.json").read_text(encoding="utf-8")), folder, warehouse)
 
@@ -193,10 +194,10 @@ def test_the_client_has_no_jvm(client: Client) -> None:
 
 @pytest.mark.parametrize(("name", "engine"), [("path", "fast"), ("spark_udf", "spark_udf")])
 def test_a_delta_table_by_path_is_the_one_that_classic_spark_writes(client: Client, classic: Any, name: str, engine: str) -> None:
-    told = client[name]
+    told = client[name] if name == "path" else client[name][0]
 
     assert (told["outcome"], told["rows_written"], told["engine"], told["backend"]) == ("scored", 442, engine, "spark")
-    _check_same(DeltaTable(client.folder / name), DeltaTable(classic.location))
+    _check_same(DeltaTable(client.folder / name, version=told["version"]), DeltaTable(classic.location))
 
 
 def test_drift_is_the_same_too(client: Client, classic: Any) -> None:
@@ -204,9 +205,9 @@ def test_drift_is_the_same_too(client: Client, classic: Any) -> None:
 
 
 def test_a_table_by_three_names_is_the_same_too(client: Client, classic: Any) -> None:
-    first, again, replaced, other, drift = client["table"]
+    first, again, replaced, drift = client["table"]
 
-    assert [run["outcome"] for run in (first, again, replaced, other)] == ["scored", "skipped", "scored", "scored"]
+    assert [run["outcome"] for run in (first, again, replaced)] == ["scored", "skipped", "scored"]
     assert first["location"] == "spark_catalog.ml.predictions"
     table = client.table("predictions")
     table.load_as_version(first["version"])
@@ -214,35 +215,33 @@ def test_a_table_by_three_names_is_the_same_too(client: Client, classic: Any) ->
     assert drift == classic.drift.value
 
 
-def test_a_batch_of_a_table_is_replaced_deleted_and_the_others_stay(client: Client) -> None:
-    _, _, replaced, other, _ = client["table"]
-    deleted = client["deletion"]
+def test_a_batch_of_a_table_is_replaced_and_another_one_stands_beside_it(client: Client) -> None:
+    _, _, replaced, _ = client["table"]
+    raised = client["task"]
 
-    table = client.table("predictions")
-    table.load_as_version(other["version"])
-    before = table.to_pandas()
-    assert before["batch_id"].value_counts().to_dict() == {"a": 100, "b": 5}
-    assert set(before.loc[before["batch_id"] == "a", "run_id"]) == {replaced["run_id"]}
-    assert (deleted["rows"], client.table("predictions").to_pandas()["batch_id"].unique().tolist()) == (5, ["a"])
+    rows = client.table("predictions").to_pandas()
+    assert rows["batch_id"].value_counts().to_dict() == {"a": 100, "2026-01-31": 442}
+    assert set(rows.loc[rows["batch_id"] == "a", "run_id"]) == {replaced["run_id"]}
+    assert raised == "LakescoreError: lakescore has ended with exit code 2; why is the line that it has left on stderr"
     assert [one.name for one in (client.warehouse / "ml.db").iterdir() if "staging" in one.name] == []
 
 
-def test_the_drift_table_has_the_rows_of_each_batch(client: Client, features: list[str]) -> None:
-    assert client["table"]
+def test_the_drift_table_has_the_rows_of_the_batch(client: Client, features: list[str]) -> None:
+    first, *_ = client["table"]
     rows = client.table("drift").to_pandas()
 
-    assert rows["batch_id"].value_counts().index.sort_values().tolist() == ["a", "b"]
-    assert set(features) <= set(rows.loc[rows["batch_id"] == "a", "column"])
+    assert set(rows["run_id"]) == {first["run_id"]}
+    assert set(features) <= set(rows["feature"]), rows.columns
 
 
 def test_a_batch_by_path_is_replaced(client: Client) -> None:
-    _, replaced = client["replaced_path"]
+    _, replaced = client["spark_udf"]
 
-    rows = DeltaTable(client.folder / "replaced").to_pandas()
+    rows = DeltaTable(client.folder / "spark_udf").to_pandas()
     assert (len(rows), set(rows["run_id"])) == (7, {replaced["run_id"]})
 
 
-def test_rows_that_break_the_model_are_set_aside_and_replayed(client: Client) -> None:
+def test_rows_that_break_the_model_are_set_aside_and_replayed_without_a_cache_or_settings(client: Client) -> None:
     scored, replayed = client["quarantine"]
 
     assert (scored["rows_written"], replayed["rows_written"]) == (440, 2)
@@ -253,27 +252,11 @@ def test_rows_that_break_the_model_are_set_aside_and_replayed(client: Client) ->
     assert (sorted(aside["id"]), set(aside["error_message"])) == (BAD, {"there is no such bmi"})
 
 
-def test_closed_settings_and_a_missing_cache_stop_nothing(client: Client) -> None:
-    assert (client["serverless"]["outcome"], client["serverless"]["rows_written"]) == ("scored", 440)
-
-
 def test_a_dataframe_of_the_session_is_scored_and_read_back_as_one(client: Client) -> None:
     told = client["dataframe"]
 
     assert told["module"].startswith("pyspark.sql.connect")
-    assert (told["rows"], told["rows_written"], told["of_table"]) == (20, 20, 5)
-
-
-def test_a_thread_finds_the_session(client: Client) -> None:
-    assert (client["thread"]["outcome"], client["thread"]["backend"]) == ("scored", "spark")
-    assert len(pd.read_parquet(client.folder / "thread")) == 442
-
-
-def test_the_wheel_task_scores_and_raises_where_it_fails(client: Client) -> None:
-    raised = client["task"]
-
-    assert client.table("by_task").to_pandas()["batch_id"].value_counts().to_dict() == {"2026-01-31": 442}
-    assert raised == "LakescoreError: lakescore has ended with exit code 2; why is the line that it has left on stderr"
+    assert (told["rows"], told["rows_written"], told["of_table"]) == (20, 20, 100)
 
 
 def test_the_session_of_databricks_is_taken_as_it_is(client: Client) -> None:

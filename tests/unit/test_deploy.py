@@ -257,11 +257,12 @@ def test_the_dags_job_is_configured_and_may_be_tried_again(recorded: dict[str, d
 
 
 def test_airflow_takes_the_dag() -> None:
-    models = pytest.importorskip("airflow.models", reason="Airflow is not installed: it wants other versions of much that is here")
+    # Not among what is installed for tests: it is large, and has versions of its own. Airflow 3.3.2 with the Spark provider 6.3.4 takes it.
+    dagbag = pytest.importorskip("airflow.dag_processing.dagbag")
 
-    bag = models.DagBag(dag_folder=str(DEPLOY / "airflow"), include_examples=False)
+    bag = dagbag.DagBag(dag_folder=str(DEPLOY / "airflow"))
 
-    assert (bag.import_errors, bag.dag_ids) == ({}, ["lakescore"])
+    assert (bag.import_errors, list(bag.dags)) == ({}, ["lakescore"])
 
 
 # --- Container image
@@ -368,7 +369,7 @@ def cronjob() -> dict[str, Any]:
     return loaded
 
 
-@pytest.mark.parametrize("version", ["1.27", "1.33"])
+@pytest.mark.parametrize("version", ["1.31", "1.37"])
 def test_kubernetes_takes_the_cronjob(cronjob: dict[str, Any], version: str) -> None:
     kubernetes_validate.validate(cronjob, version, strict=True)
 

@@ -1,4 +1,4 @@
-"""Score one day every night with Airflow 3 (or 2.9 with the same imports from ``airflow``): put this file into the folder of the DAGs.
+"""Score one day every night with Airflow 3: put this file into the folder of the DAGs.
 
 Airflow's workers need ``apache-airflow-providers-apache-spark``, a ``spark-submit`` on their PATH, the Airflow connection
 ``spark_default`` (host ``yarn``, ``spark://HOST`` or ``k8s://...``), and on YARN HADOOP_CONF_DIR. What ``conf/deploy/emr/pack.sh`` makes
@@ -33,7 +33,7 @@ ENVIRONMENT = {
 
 with DAG(
     dag_id="lakescore",
-    description="Score yesterday's customers with the champion",
+    description="Score the day's customers with the champion",
     schedule="0 3 * * *",
     # `ds` is the date of the schedule's time in UTC: 3:00 in Vienna is the same day there.
     start_date=pendulum.datetime(2026, 1, 1, tz="Europe/Vienna"),
