@@ -18,7 +18,7 @@ def under_spark_submit() -> bool:
 
 
 def on_databricks() -> bool:
-    """Whether this process runs on Databricks, in a cluster or serverless: a session is there, and workers are shipped to in its own ways."""
+    """Whether this process runs on Databricks, in a cluster or serverless, where a session is there and shipping has ways of its own."""
     return "DATABRICKS_RUNTIME_VERSION" in os.environ
 
 

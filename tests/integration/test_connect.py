@@ -158,7 +158,9 @@ def client(
 
 
 @pytest.fixture(scope="module")
-def classic(spark: SparkSession, store: str, linear_uri: str, data: Path, diabetes_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def classic(
+    spark: SparkSession, store: str, linear_uri: str, data: Path, diabetes_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
     """The result of the same run on classic Spark."""
     settings = {
         "run": {"batch_id": "a", "date": "2026-01-31"},

@@ -169,7 +169,11 @@ def _variables(conf: dict[str, str], prefix: str) -> dict[str, str]:
 def test_the_emr_step_is_one_and_its_job_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     (step,) = json.loads((DEPLOY / "emr" / "step.json").read_text(encoding="utf-8"))
     # What the AWS CLI makes of a step of this type.
-    request = {"Name": step["Name"], "ActionOnFailure": step["ActionOnFailure"], "HadoopJarStep": {key: step[key] for key in ("Jar", "Args")}}
+    request = {
+        "Name": step["Name"],
+        "ActionOnFailure": step["ActionOnFailure"],
+        "HadoopJarStep": {key: step[key] for key in ("Jar", "Args")},
+    }
     conf, arguments = _submitted(step["Args"], "/score.py")
 
     config = _composed(arguments, ROOT / "conf", _variables(conf, "spark.yarn.appMasterEnv."), monkeypatch)
@@ -357,7 +361,7 @@ def test_the_image_scores_data_to_output_with_the_model_of_its_build(
 
     assert command == ["lakescore", "score"]
     assert (config.model.uri, config.source.path, config.output.path) == (uri, ("/data",), "/output/predictions")
-    assert {name for name in variables} <= {one.partition("=")[0] for one in _all(dockerfile, "ARG")}
+    assert set(variables) <= {one.partition("=")[0] for one in _all(dockerfile, "ARG")}
 
 
 # --- Kubernetes
@@ -378,7 +382,9 @@ def test_kubernetes_takes_the_cronjob(cronjob: dict[str, Any], version: str) -> 
     assert cronjob["spec"]["concurrencyPolicy"] == "Forbid"
 
 
-def test_the_cronjobs_pod_fits_the_image(cronjob: dict[str, Any], dockerfile: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cronjobs_pod_fits_the_image(
+    cronjob: dict[str, Any], dockerfile: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pod = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     variables = {one["name"]: one["value"] for one in container["env"] if "value" in one}
