@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 import threading
 import time
@@ -140,25 +139,6 @@ def task() -> Any:
     return raised
 
 
-def databricks() -> Any:
-    """On Databricks the session is made by who asks for it, whatever ``spark`` says, and no row goes past it."""
-    from pyspark.sql import SparkSession
-
-    from lakescore import backend, session
-    from lakescore.compose import compose
-
-    os.environ |= {"DATABRICKS_RUNTIME_VERSION": "17.3", "SPARK_REMOTE": SETTINGS["remote"]}
-    config = compose((), ["spark.master=local[2]"], _config(output={"path": "out"}))
-    # As where nobody has asked yet.
-    before, session.existing = session.existing, lambda: None
-    try:
-        same = session.open_session(config.spark, "x") is SparkSession.active()
-        return {"same": same, "python": os.environ.get("PYSPARK_PYTHON"), "reads": backend.why_spark_reads(config)}
-    finally:
-        session.existing = before
-        del os.environ["DATABRICKS_RUNTIME_VERSION"], os.environ["SPARK_REMOTE"]
-
-
 # The settings of Spark that serverless compute lets a job have.
 OPEN_SETTINGS = (
     "spark.databricks.execution.timeout",
@@ -183,7 +163,7 @@ def main() -> None:
     spark.sql("CREATE DATABASE ml")
     spark.read.parquet(SETTINGS["data"]).write.format("delta").saveAsTable(PATIENTS)
     results: dict[str, Any] = {"seconds": {}}
-    everything: list[Callable[[], Any]] = [path, spark_udf, table, quarantine, dataframe, task, databricks]
+    everything: list[Callable[[], Any]] = [path, spark_udf, table, quarantine, dataframe, task]
     for one in everything:
         start = time.monotonic()
         try:

@@ -259,7 +259,3 @@ def test_a_dataframe_of_the_session_is_scored_and_read_back_as_one(client: Clien
 
     assert told["module"].startswith("pyspark.sql.connect")
     assert (told["rows"], told["rows_written"], told["of_table"]) == (20, 20, 100)
-
-
-def test_the_session_of_databricks_is_taken_as_it_is(client: Client) -> None:
-    assert client["databricks"] == {"same": True, "python": None, "reads": "it runs on Databricks"}

@@ -67,3 +67,9 @@ def test_some_want_spark_and_no_rows_in_it(override: str, reason: str) -> None:
 def test_the_environment_counts(monkeypatch: pytest.MonkeyPatch, name: str, reason: str) -> None:
     monkeypatch.setenv(name, "1")
     assert backend.why_spark(_config()) == reason
+
+
+def test_on_databricks_rows_pass_its_spark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "17.3")
+
+    assert backend.why_spark_reads(_config()) == "it runs on Databricks"

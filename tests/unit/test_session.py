@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
+from pyspark.sql import SparkSession
 
+from lakescore import session
+from lakescore.config import SparkConfig
 from lakescore.errors import PlatformError
 from lakescore.session import _require_master
 
@@ -35,3 +39,16 @@ def test_a_master_without_a_port_is_named() -> None:
 @pytest.mark.parametrize("master", ["local[2]", "yarn", "k8s://https://127.0.0.1:1"])
 def test_what_is_no_standalone_master_is_not_asked(master: str) -> None:
     _require_master(master)
+
+
+def test_on_databricks_the_session_is_taken_as_it_is_and_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "17.3")
+    monkeypatch.setenv("JAVA_HOME", "/nowhere")
+    monkeypatch.delenv("PYSPARK_PYTHON", raising=False)
+    monkeypatch.setattr(session, "existing", lambda: None)
+    monkeypatch.setattr(SparkSession.Builder, "getOrCreate", lambda builder: "the platform's")
+
+    found = session.open_session(SparkConfig(master="local[2]", conf={"spark.sql.shuffle.partitions": "7"}), "lakescore")
+
+    assert found == "the platform's"
+    assert "PYSPARK_PYTHON" not in os.environ
