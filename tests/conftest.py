@@ -27,6 +27,15 @@ from support.warm import forked_pools
 ROOT = Path(__file__).parents[1]
 
 
+# Files of long tests, which are begun first: begun last, one would be waited for while the other process has nothing left to do.
+_LONG = ("engines", "s3", "images", "cluster", "commands", "repair", "row_files", "hostile", "incremental_crashes", "chaos", "service")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    files = {f"test_{name}.py" for name in _LONG}
+    items.sort(key=lambda item: item.path.name not in files)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _signals_as_in_a_terminal() -> None:
     """Started by nohup or in the background, a suite has signals ignored, and so would have what it starts."""
