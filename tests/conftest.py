@@ -14,12 +14,26 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ.pop("SPARK_REMOTE", None)
+# Java for small jobs, of this process and of commands: without the second compiler, and threads that collect garbage side by side, it
+# takes half the CPU time.
+os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
 import mlflow
 import pytest
 from pyspark.sql import SparkSession
 
+from support.warm import forked_pools
+
 ROOT = Path(__file__).parents[1]
+
+
+# Files of long tests, which are begun first: begun last, one would be waited for while the other process has nothing left to do.
+_LONG = ("engines", "s3", "images", "cluster", "commands", "repair", "row_files", "hostile", "incremental_crashes", "chaos", "service")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    files = {f"test_{name}.py" for name in _LONG}
+    items.sort(key=lambda item: item.path.name not in files)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -39,6 +53,21 @@ def _logging_as_it_was() -> Iterator[None]:
     own.handlers, own.propagate, own.level = before
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _warm_workers() -> Iterator[None]:
+    """Pools get a fork of a process that has imported already; only those of this process, not of commands that tests start."""
+    with forked_pools():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _requirements_by_flavor() -> Iterator[None]:
+    """MLflow would load each model that is logged in a process of its own, to see what it imports."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow.models, "infer_pip_requirements", lambda uri, flavor, fallback, **_: fallback)
+        yield
+
+
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """A local session with Delta, as `lakescore setup-spark` leaves the environment."""
@@ -52,6 +81,9 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
         .config("spark.sql.warehouse.dir", str(tmp_path_factory.mktemp("warehouse")))
         .config("spark.driver.host", "127.0.0.1")
         .config("spark.driver.bindAddress", "127.0.0.1")
+        # Its Python workers are forks of a process that has imported already.
+        .config("spark.python.daemon.module", "support.warm")
+        .config("spark.executorEnv.PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")])))
         .getOrCreate()
     )
     session.sparkContext.setLogLevel("OFF")

@@ -31,12 +31,12 @@ def open_sink(table: str, batch_id: str, on_rerun: str = "skip") -> ParquetSink:
     return ParquetSink(OutputConfig(path=table, format="parquet"), Batch(batch_id, "run", date(2026, 1, 31), on_rerun))
 
 
-def stage(sink: ParquetSink, values: dict[str, Sequence[float]]) -> Staged:
-    """Stage rows: for each date two files with the same values in ``x``."""
+def stage(sink: ParquetSink, values: dict[str, Sequence[float]], files: int = 2) -> Staged:
+    """Stage rows: for each date so many files with the same values in ``x``."""
 
     def fill(folder: Location) -> None:
         for day, xs in values.items():
-            for part in (0, 1):
+            for part in range(files):
                 place = folder / f"score_date={day}" / f"batch_id={sink._batch.batch_id}" / f"part-{part}-{folder.name}.parquet"
                 place._make_folder(place.path.rpartition("/")[0])
                 with place.fs.open_output_stream(place.path) as stream:
@@ -45,13 +45,13 @@ def stage(sink: ParquetSink, values: dict[str, Sequence[float]]) -> Staged:
     return sink._stage(fill)
 
 
-def publish(table: str, batch_id: str, values: dict[str, Sequence[float]], on_rerun: str = "skip") -> None:
+def publish(table: str, batch_id: str, values: dict[str, Sequence[float]], on_rerun: str = "skip", files: int = 2) -> None:
     """A whole run: recover, find, stage, publish."""
     sink = open_sink(table, batch_id, on_rerun)
     sink.recover(None)
     if sink.find(None) and on_rerun == "skip":
         return
-    staged = stage(sink, values)
+    staged = stage(sink, values, files)
     try:
         sink.publish(None, staged)
     except BaseException:

@@ -1,6 +1,8 @@
 """A list of command lines in, what each of them did out: many runs in one process without Spark, because starting is what costs.
 
-python hostile_driver.py CASES.json RESULTS.json
+python hostile_driver.py CASES.json RESULTS.json [warm]
+
+With ``warm``, workers are forks of a process that has imported already.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import nullcontext
 from typing import Any
 
 SECONDS = 300
@@ -89,16 +92,19 @@ def give_up(number: int, frame: Any) -> None:
 def main() -> None:
     """Run all."""
     signal.signal(signal.SIGALRM, give_up)
-    cases, results = sys.argv[1:]
+    cases, results, *how = sys.argv[1:]
     commands: set[str] = set()
     stop = threading.Event()
     threading.Thread(target=watch, args=(commands, stop), daemon=True).start()
     with open(cases) as file:
         given = json.load(file)
+    from support.warm import forked_pools
+
     found = {}
-    for name, one in given.items():
-        print(name, file=sys.stderr, flush=True)  # whoever ends this process is the last one that is named
-        found[name] = run(one["argv"], one["output"])
+    with forked_pools() if how else nullcontext():
+        for name, one in given.items():
+            print(name, file=sys.stderr, flush=True)  # whoever ends this process is the last one that is named
+            found[name] = run(one["argv"], one["output"])
     stop.set()
     with open(results, "w") as file:
         largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024

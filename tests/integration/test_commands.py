@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 import signal
 import subprocess
@@ -16,6 +15,8 @@ import mlflow
 import pytest
 from deltalake import DeltaTable
 
+from support.environment import without
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 JOB = str(ROOT / "jobs" / "score.py")
@@ -25,7 +26,7 @@ def _run(
     command: list[str], folder: Path, environment: dict[str, str] | None = None, clean: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """Run a command as a user would: in another folder, without the virtual environment's variables."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYSPARK", "SPARK", "MLFLOW_TRACKING", "MLFLOW_EXPERIMENT"))}
+    inherited = without("PYSPARK", "SPARK", "MLFLOW_TRACKING", "MLFLOW_EXPERIMENT")
     if clean:
         inherited.pop("PATH")
     return subprocess.run(
@@ -163,7 +164,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(workplace: Path, store: st
 def test_a_job_ends_in_order_when_spark_submit_is_killed(workplace: Path, store: str) -> None:
     """Its JVM, the parent, cannot say a word: the Python notices by itself."""
     command = [str(BIN / "spark-submit"), "--master", "local[1]", JOB, "scoring.engine=spark_udf", "run.batch_id=ended"]
-    environment = {**{k: v for k, v in os.environ.items() if not k.startswith(("PYSPARK", "SPARK", "MLFLOW"))}, "TMPDIR": str(workplace)}
+    environment = {**without("PYSPARK", "SPARK", "MLFLOW"), "TMPDIR": str(workplace)}
     with (workplace / "said").open("w") as said:
         started = subprocess.Popen(command, cwd=workplace, env=environment, stdout=said, stderr=said)
 
@@ -183,7 +184,7 @@ def test_a_job_ends_in_order_when_spark_submit_is_killed(workplace: Path, store:
 
 def test_a_signal_ends_the_job_with_its_number(workplace: Path, store: str) -> None:
     command = [str(BIN / "lakescore"), "score", "scoring.engine=spark_udf", "run.batch_id=signalled"]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYSPARK", "SPARK", "MLFLOW"))}
+    environment = without("PYSPARK", "SPARK", "MLFLOW")
     with (workplace / "said").open("w") as said:
         started = subprocess.Popen(command, cwd=workplace, env=environment, stdout=said, stderr=said)
 

@@ -102,12 +102,12 @@ def _argv(place: Place, store: str, overrides: list[str], *more: str) -> list[st
     ]  # fmt: skip
 
 
-def _run_all(folder: Path, commands: dict[str, Any]) -> dict[str, Any]:
+def _run_all(folder: Path, commands: dict[str, Any], *how: str) -> dict[str, Any]:
     """What the driver says of commands, in a process of its own, in which there is no session."""
     scratch = folder / "tmp"
     scratch.mkdir(parents=True)
     (folder / "cases.json").write_text(json.dumps(commands))
-    driver = [sys.executable, hostile_driver.__file__, str(folder / "cases.json"), str(folder / "results.json")]
+    driver = [sys.executable, hostile_driver.__file__, str(folder / "cases.json"), str(folder / "results.json"), *how]
     path = os.pathsep.join([str(ROOT / "lib"), str(ROOT / "tests")])
     environment = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(scratch), "LAKESCORE_TEST_PASSWORD": f"{SECRET}-env"}
     done = subprocess.run(driver, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600)
@@ -125,7 +125,7 @@ def without_spark(tmp_path_factory: pytest.TempPathFactory, store: str, model: P
         overrides = CASES[name].make(place)
         output = next((one.partition("=")[2] for one in reversed(overrides) if one.startswith("output.path=")), str(place.output))
         commands[f"{sink}: {name}"] = {"argv": _argv(place, store, overrides, "spark.backend=embedded"), "output": output}
-    return dict(_run_all(folder, commands)["runs"])
+    return dict(_run_all(folder, commands, "warm")["runs"])
 
 
 def _check(case: Case, done: dict[str, Any]) -> None:

@@ -15,6 +15,8 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
+from support.environment import without
+
 SCORE = str(Path(sys.executable).parent / "lakescore")
 WAIT = 240.0
 
@@ -30,7 +32,7 @@ class Job:
         write_deltalake(self.folder / "source", pa.Table.from_pandas(frame, preserve_index=False), mode="append")
 
     def start(self) -> subprocess.Popen[str]:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYSPARK", "SPARK"))}
+        environment = without("PYSPARK", "SPARK")
         return subprocess.Popen(
             [SCORE, "score", "--config", "job.yaml"],
             cwd=self.folder,

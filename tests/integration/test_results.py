@@ -36,17 +36,16 @@ def table(request: pytest.FixtureRequest, spark: SparkSession, tmp_path: Path) -
     spark.sql("DROP TABLE IF EXISTS default.results")
 
 
-@pytest.mark.parametrize("with_spark", [False, True])
-def test_a_run_gives_the_rows_of_its_batch(spark: SparkSession, run: Score, table: Any, store: str, with_spark: bool) -> None:
+def test_a_run_gives_the_rows_of_its_batch(spark: SparkSession, run: Score, table: Any, store: str) -> None:
     first = run(*table, "run.batch_id=at:2026-01-31T00:00+01", "source.filter=id < 5")
     run(*table, "run.batch_id=b", "source.filter=id >= 5")
 
-    found: Any = read(first.run_id, tracking_uri=store, spark=spark) if with_spark else read(first.run_id, tracking_uri=store)
+    as_pandas, as_spark = read(first.run_id, tracking_uri=store), read(first.run_id, tracking_uri=store, spark=spark)
 
-    frame = found.toPandas() if with_spark else found
-    assert sorted(frame["id"]) == list(range(5))
-    assert frame["batch_id"].unique().tolist() == ["at:2026-01-31T00:00+01"]
-    assert frame["score_date"].astype(str).unique().tolist() == ["2026-01-31"]
+    for frame in (as_pandas, as_spark.toPandas()):
+        assert sorted(frame["id"]) == list(range(5))
+        assert frame["batch_id"].unique().tolist() == ["at:2026-01-31T00:00+01"]
+        assert frame["score_date"].astype(str).unique().tolist() == ["2026-01-31"]
     assert len(read(first, limit=2)) == 2
 
 

@@ -34,6 +34,7 @@ from lakescore.cli import main
 from lakescore.errors import InputError, OutputError
 from lakescore.registration import Registration, register
 from lakescore.result import ScoreResult
+from support.environment import without
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "conf" / "examples"
@@ -54,7 +55,7 @@ def example(spark: SparkSession, store: str) -> Callable[..., ScoreResult]:
 
 def command(*arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """``lakescore ...`` as a user types it, in the folder that we are in."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYSPARK", "SPARK", "MLFLOW_TRACKING", "MLFLOW_EXPERIMENT"))}
+    inherited = without("PYSPARK", "SPARK", "MLFLOW_TRACKING", "MLFLOW_EXPERIMENT")
     return subprocess.run(
         [str(Path(sys.executable).parent / "lakescore"), *arguments],
         env={**inherited, **environment}, capture_output=True, text=True, timeout=300, check=False,
@@ -282,8 +283,7 @@ def data_table(spark: SparkSession, data_set: pd.DataFrame) -> Iterator[str]:
     spark.sql("DROP TABLE mlrun_data_set")
 
 
-@pytest.mark.parametrize("given", ["uri", "table"])
-@pytest.mark.parametrize("drop", ["0,2", "feat_0,feat_2"])
+@pytest.mark.parametrize(("given", "drop"), [("uri", "0,2"), ("table", "feat_0,feat_2")])
 def test_a_data_set_with_labels_gives_a_result_set(
     spark: SparkSession,
     example: Callable[..., ScoreResult],
