@@ -28,7 +28,21 @@ ROOT = Path(__file__).parents[1]
 
 
 # Files of long tests, which are begun first: begun last, one would be waited for while the other process has nothing left to do.
-_LONG = ("engines", "s3", "images", "cluster", "commands", "repair", "row_files", "hostile", "incremental_crashes", "chaos", "service")
+_LONG = (
+    "engines",
+    "s3",
+    "images",
+    "cluster",
+    "commands",
+    "repair",
+    "row_files",
+    "hostile",
+    "incremental_crashes",
+    "chaos",
+    "service",
+    "connect",
+    "notebooks",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
