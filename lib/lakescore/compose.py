@@ -421,7 +421,10 @@ def _explain(error: ValidationError, origins: _Origins) -> str:
     first = problems[0]
     path = _yaml_path(first["loc"])
     same_key = [problem for problem in problems if _yaml_path(problem["loc"]) == path]
-    message = f"{_explain_one(path, same_key)} ({origins.of(path)})"
+    what = _explain_one(path, same_key)
+    # What is wrong between sections begins with the key that it is about.
+    where = path or re.split(r"[^a-z_.]", what, maxsplit=1)[0].split(".")
+    message = f"{what} ({origins.of(where)})"
     others = sorted({".".join(map(str, _yaml_path(p["loc"]))) for p in problems} - {".".join(map(str, path))})
     return f"{message}; also wrong: {listing(others)}" if others else message
 
@@ -454,7 +457,8 @@ def _explain_one(path: Sequence[str | int], problems: Sequence[ErrorDetails]) ->
     if kind == "missing":
         return f"{key}: is required"
     if kind == "value_error" and _section_at(path) is not None and isinstance(problem["input"], dict):
-        return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
+        reason = problem["msg"].removeprefix("Value error, ")
+        return f"{key}: {reason}" if key else reason
     expected = " or ".join(dict.fromkeys(_expected(p) for p in problems)).replace(" or expected ", " or ")
     return f"{key}: got {_shown(key, problem['input'])}; {expected}"
 

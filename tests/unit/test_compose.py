@@ -513,6 +513,17 @@ def test_a_section_that_stands_for_itself_is_refused_as_configuration(text: str,
     assert refused([path]).replace(str(path), "a.yaml").endswith(message)
 
 
+def test_what_is_wrong_between_sections_begins_with_its_key_and_names_where_it_was_set(write: Write) -> None:
+    path = write("run: {on_rerun: replace}")
+    message = refused([path], ["source.incremental={by: files}"])
+    assert message.replace(str(path), "a.yaml") == (
+        "run.on_rerun: replace is not for source.incremental, which scores nothing twice; leave it at skip (a.yaml)"
+    )
+    assert refused([path], ["run.batch_id=a", "output.columns=keys"]) == (
+        "output.columns: keys needs columns.keys, which is empty (command line)"
+    )
+
+
 def test_a_value_that_is_no_plain_value_is_refused_by_its_key() -> None:
     message = refused(values={"model": {"params": {"a": object()}}})
 
