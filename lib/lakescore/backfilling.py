@@ -65,7 +65,7 @@ def backfill(
     if any(override.partition("=")[0].strip() == "run.date" for override in overrides):
         raise ConfigError("run.date: is what a backfill sets, to one date after the other; leave it out")
     config = of(first)
-    _refuse_same_rows(config, of(first + timedelta(days=1)))
+    _refuse_same_rows(config, of(first + timedelta(days=1 if first < date.max else -1)))
     last = last or yesterday(config.run.timezone)
     found: list[Day] = []
     count = (last - first).days + 1

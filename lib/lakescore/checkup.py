@@ -220,8 +220,9 @@ class _Examination:
         finding = Finding(one.kind, one.place, ", ".join(detail), "--fix removes it", True)
         if one.kind == JOURNAL:
             return _Case(replace(finding, remedy="--fix finishes it"), one.mend)
-        if one.kind == REPLACED and held is not None and not (batch_id and held.is_published(batch_id)):
-            # What is not in the table any more may be nowhere else.
+        may_be_all = one.kind == REPLACED or (one.kind == STAGING and _was_published(known, batch_id))
+        if may_be_all and held is not None and not (batch_id and held.is_published(batch_id)):
+            # What is not in the table any more may be nowhere else: of a Delta table without its log, all rows look like that.
             again = f"score it again (run.batch_id={batch_id}), then --fix removes it" if batch_id else "look at it, and remove it"
             return _Case(replace(finding, detail=f"{finding.detail}, which is not published", remedy=again, mendable=False))
         return _Case(finding, one.mend)
@@ -292,6 +293,11 @@ class _Examination:
             remedy = f"score it again (run.batch_id={batch_id}), or lakescore delete-batch {where} {batch_id}"
             cases.append(_Case(Finding(QUARANTINE, f"{where} ({batch_id})", detail, remedy, False)))
         return cases
+
+
+def _was_published(known: Runs, batch_id: str | None) -> bool:
+    """Whether a run says so of a batch, and nobody has deleted it."""
+    return any(runs.DELETED_TAG not in run.data.tags for run in known.scored.get(batch_id or "", []))
 
 
 def _recount(one: Held, scored: Iterable[Run]) -> str | None:

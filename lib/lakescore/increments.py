@@ -51,6 +51,8 @@ class Taken:
 def take(config: ScoreConfig, spark: SparkSession | None, open_session: Open) -> Taken | None:
     """The next batch, written down; None where nothing is new.
 
+    ``run.batch_id`` may be the ID of a batch that was made before: then it is exactly that one, which may have been deleted.
+
     Args:
         config: with ``source.incremental``.
         spark: the session; None: there is none yet.
@@ -60,6 +62,9 @@ def take(config: ScoreConfig, spark: SparkSession | None, open_session: Open) ->
         LakescoreError: what is new cannot be told, or the state is another job's.
     """
     state = _open(config)
+    if (asked := state.named(str(config.run.batch_id))) is not None:
+        _refuse_other_job(state, asked, config)
+        return _taken(config, state, asked, is_left=False)
     while True:
         last = state.last()
         if last is not None:
@@ -85,9 +90,12 @@ def preview(config: ScoreConfig, spark: SparkSession | None, open_session: Open)
         The configuration and the window; None where there was never anything.
     """
     state = _open(config)
-    last = state.last()
+    asked = state.named(str(config.run.batch_id))
+    last = asked or state.last()
     if last is not None:
         _refuse_other_job(state, last, config)
+    if asked is not None:
+        return _with_batch(config, asked), asked.window
     is_pending = last is not None and last.batch_id is not None and not _is_published(config, last, spark, open_session, mends=False)
     found = None if is_pending else _next(config, state, last, spark, open_session)
     if found is not None and found[1]:
@@ -199,7 +207,8 @@ def _refuse_other_output(config: ScoreConfig, state: OffsetLog, pending: Entry, 
     if before is not None and not _is_published(config, before, spark, open_session):
         raise OutputError(
             f"output: {config.output.path or config.output.table} has neither the batch {pending.batch_id} nor {before.batch_id}, which "
-            f"was there before; put the output back, or remove {state.folder} too, to score everything again"
+            f"was there before; put the output back, or score the earlier one again first (run.batch_id={before.batch_id}), or remove the "
+            f"output and {state.folder}, to score everything again"
         )
 
 

@@ -25,6 +25,7 @@ from lakescore.errors import InputError
 from lakescore.storage import File, Location
 
 _NAME = re.compile(r"(\d{6,})\.json")
+_NUMBERED = re.compile(r".*-(\d{6,})-[0-9a-f]{6}")
 _READING = "reading"
 # Every so many entries one lists all files before it too, so that no run reads more than these.
 _SUMMED_UP = 50
@@ -124,6 +125,14 @@ class OffsetLog:
                 "another state"
             )
         return self._read(numbers[-1]) if numbers else None
+
+    def named(self, batch_id: str) -> Entry | None:
+        """The entry of a batch; None where there is none."""
+        found = _NUMBERED.fullmatch(batch_id)
+        if found is None or not self._place_of(int(found.group(1))).exists():
+            return None
+        entry = self._read(int(found.group(1)))
+        return entry if entry.batch_id == batch_id else None
 
     def before(self, entry: Entry) -> Entry | None:
         """The newest entry with a batch before another one."""

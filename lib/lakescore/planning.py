@@ -270,6 +270,9 @@ def _kept(config: OutputConfig, alignment: Alignment) -> tuple[str, ...]:
         return tuple(name for name in alignment.kept if name != alignment.content)
     if config.columns == "keys":
         return tuple(name for name in alignment.kept if name in alignment.keys)
+    twice = next((name for name in config.columns if config.columns.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"output.columns: {twice!r} is listed twice")
     unknown = [name for name in config.columns if name not in alignment.kept]
     if unknown:
         known = [*alignment.kept, "all", "keys"]
@@ -326,6 +329,11 @@ def _refuse_clashes(kept: Sequence[str], prediction: Sequence[str], case_sensiti
             key = name if case_sensitive else name.casefold()
             if key in taken:
                 other, first = taken[key]
+                if first not in kept:
+                    raise OutputError(
+                        f"output: the column {first!r} would be both {other} and {what}; give it another name by output.prediction or "
+                        "output.classes"
+                    )
                 drop = [one for one in kept if one.casefold() in {name.casefold() for name in (*prediction, *LINEAGE_COLUMNS)}]
                 raise OutputError(
                     f"output: the column {first!r} would be both {other} and {what}; rename the source's column (columns.rename), drop it "

@@ -15,7 +15,10 @@ _STRICT_CSV = {
     "header": "true", "mode": "FAILFAST", "enforceSchema": "false", "columnPruning": "false", "escape": '"',
     "unescapedQuoteHandling": "RAISE_ERROR",
 }  # fmt: skip
-_STRICT: dict[str, dict[str, str]] = {"csv": _STRICT_CSV, "json": {"mode": "FAILFAST"}, "avro": {"mode": "FAILFAST"}}
+_STRICT: dict[str, dict[str, str]] = {
+    "csv": _STRICT_CSV, "json": {"mode": "FAILFAST"}, "avro": {"mode": "FAILFAST"},
+    "parquet": {"parquet.page.verify-checksum.enabled": "true"},
+}  # fmt: skip
 _ENCODINGS = (
     "UTF-8",
     "UTF-16",

@@ -46,6 +46,7 @@ changed by another process."""
 _OVERRIDE = re.compile(rf"(?:{'|'.join(keys_of(ScoreConfig))})(?:\.[^./=\s]+)+=.*", re.DOTALL)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_LONGEST = timedelta(days=36_500)
 
 
 def doctor_main(argv: Sequence[str] | None = None) -> int:
@@ -77,6 +78,8 @@ def _doctor(options: argparse.Namespace) -> int:
     duration = _DURATION.fullmatch(options.older_than)
     if duration is None:
         raise ConfigError(f"--older-than: got {options.older_than!r}; expected a number and s, m, h or d, for example 24h")
+    if float(duration[1]) > _LONGEST / timedelta(**{_UNITS[duration[2]]: 1}):
+        raise ConfigError(f"--older-than: got {options.older_than!r}; expected at most {_LONGEST.days}d")
     older_than = timedelta(**{_UNITS[duration[2]]: float(duration[1])})
     from lakescore import checkup
 

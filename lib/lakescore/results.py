@@ -88,9 +88,8 @@ def read(what: Any, *, limit: int | None = None, tracking_uri: str | None = None
         return _read_row_file(output, limit, spark)
     if spark is not None:
         return _with_spark(spark, output, limit)
-    if output.format == "parquet":
-        return _read_parquet(output, limit)
-    return _read_delta(output, limit)
+    with translated(f"read: {output.location}", InputError):
+        return _read_parquet(output, limit) if output.format == "parquet" else _read_delta(output, limit)
 
 
 def _find(what: str, tracking_uri: str | None) -> _Output:

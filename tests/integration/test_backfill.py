@@ -116,6 +116,13 @@ def test_what_makes_no_backfill_is_refused(conf: Path, arguments: list[str], lin
     assert capsys.readouterr().err.startswith(f"lakescore: {line}")
 
 
+def test_the_last_of_all_dates_is_one(conf: Path, tmp_path: Path, capsys: Streams) -> None:
+    last = ["--from", "9999-12-31", "--to", "9999-12-31"]
+
+    assert backfill_main(["--config", str(conf), *last, f"source.path={tmp_path}/nowhere/${{run.date}}"]) == 4
+    assert "lakescore: 9999-12-31: source.path: " in capsys.readouterr().err
+
+
 def test_since_goes_until_yesterday_in_the_runs_time_zone(conf: Path, capsys: Streams) -> None:
     now = dt.datetime.now(dt.timezone.utc)
 

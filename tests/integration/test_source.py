@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -731,7 +732,8 @@ def _corrupted(file: Path) -> Path:
 def test_a_corrupt_file_that_only_tasks_find_fails_the_run_in_one_line_and_nothing_is_written(
     spark: SparkSession, config: Make, double_uri: str, many: DataFrame, tmp_path: Path, engine: str, reason: str
 ) -> None:
-    many.write.parquet(str(tmp_path / "data"))
+    # With checksums, which Spark writes, these would tell it.
+    many.write.option("parquet.page.write-checksum.enabled", "false").parquet(str(tmp_path / "data"))
     bad = _corrupted(only_file(tmp_path / "data"))
     settings = config(model={"uri": double_uri}, source={"path": str(tmp_path / "data")}, scoring={"engine": engine})
 
@@ -739,6 +741,24 @@ def test_a_corrupt_file_that_only_tasks_find_fails_the_run_in_one_line_and_nothi
         score(settings, spark=spark)
 
     assert str(caught.value) == f"{bad}: cannot be read: {reason}"
+    assert not Path(settings["output"]["path"]).exists()
+
+
+@pytest.mark.parametrize("engine", ["auto", "spark_udf"])
+def test_a_damaged_page_that_could_be_read_is_told_by_its_checksum(
+    spark: SparkSession, config: Make, double_uri: str, tmp_path: Path, engine: str
+) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"id": list(range(1000)), "x": [1.5] * 999 + [1234.5678]})
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True, write_statistics=False)
+    value, other = struct.pack("<d", 1234.5678), struct.pack("<d", 4321.5678)
+    assert path.read_bytes().count(value) == 1
+    path.write_bytes(path.read_bytes().replace(value, other))
+    settings = config(model={"uri": double_uri}, source={"path": str(path)}, scoring={"engine": engine})
+
+    with pytest.raises(InputError, match=rf"{path}: cannot be read: .*(?i:crc|checksum)"):
+        score(settings, spark=spark)
+
     assert not Path(settings["output"]["path"]).exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,14 +19,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from mlflow import MlflowClient
 from pyspark.sql import types as T
 
 from lakescore import Finding, delete_batch, doctor
 from lakescore.cli import main
 from lakescore.config import OutputConfig
-from lakescore.errors import InputError
+from lakescore.errors import InputError, OutputError
 from lakescore.sinks import open_sink
 from lakescore.sinks.base import Batch, FileSink, Staged, attempt_name
 
@@ -38,6 +39,7 @@ SCHEMA = T.StructType(
 )
 HOURS = 3_600_000
 NOW = timedelta(0)
+NEEDED = {"model": {"uri": "-"}, "source": {"path": "-"}}
 Look = Callable[..., list[Finding]]
 
 
@@ -388,6 +390,50 @@ class TestDelta:
         assert {path for path in table.rglob("*.parquet") if "_delta_log" not in path.parts} == kept
         assert DeltaTable(table, version=1).to_pyarrow_table().num_rows == 7
 
+    def test_files_of_others_and_tables_inside_are_left_alone(self, score: Callable[..., str], look: Look, table: Path) -> None:
+        score("a")
+        write_deltalake(table / "inside", pa.table({"x": [1]}))
+        pq.write_table(pa.table({"x": [1.0]}), table / "customers.parquet")
+
+        assert look(fix=True) == []
+        assert (table / "customers.parquet").exists()
+        assert DeltaTable(table / "inside").to_pyarrow_table().num_rows == 1
+
+    def test_rows_whose_log_is_lost_are_no_staging(self, score: Callable[..., str], look: Look, table: Path) -> None:
+        score("a")
+        kept = set(table.rglob("*.parquet"))
+        for log in (table / "_delta_log").iterdir():
+            log.unlink()
+
+        with pytest.raises(OutputError, match=r"table has Parquet files \(.*\.parquet\) and no Delta log that names any; put the log back"):
+            look(fix=True)
+        (table / "_delta_log").rmdir()
+        assert _told(look(fix=True)) == [("stale staging", "left"), ("run without a batch", "left")]
+        assert set(table.rglob("*.parquet")) == kept
+
+    def test_files_without_a_log_are_no_orphans(self, client: MlflowClient, table: Path) -> None:
+        write_deltalake(table, pa.table({"x": [1]}))
+        shutil.rmtree(table / "_delta_log")
+
+        with pytest.raises(OutputError, match=r"table has Parquet files \(.*\.parquet\) and no Delta log that names any; put the log back"):
+            doctor(config={"output": {"path": str(table)}, **NEEDED}, fix=True, older_than=NOW)
+        assert len(list(table.glob("*.parquet"))) == 1
+
+    def test_a_damaged_log_is_named(self, score: Callable[..., str], look: Look, table: Path) -> None:
+        score("a")
+        log = table / "_delta_log" / f"{0:020d}.json"
+        log.write_text("{nope")
+
+        with pytest.raises(OutputError, match=rf"output\.path: {log} of the Delta log is damaged \(JSONDecodeError: .*\); put it back"):
+            look(fix=True)
+
+    def test_batch_ids_of_others_that_are_no_text_are_no_batches_to_delete(self, client: MlflowClient, table: Path) -> None:
+        write_deltalake(table, pa.table({"batch_id": [7, 7], "run_id": [1, 1]}))
+
+        with pytest.raises(OutputError):
+            delete_batch(str(table), "7")
+        assert DeltaTable(table).version() == 0
+
     def test_what_only_a_checkpoint_names_is_kept(self, score: Callable[..., str], look: Look, table: Path) -> None:
         score("a")
         score("b", 4)
@@ -486,7 +532,41 @@ def test_where_no_output_is_there_is_one_line(client: MlflowClient, tmp_path: Pa
     assert str(error.value) == expected[name]
 
 
+def test_a_table_of_parquet_is_safe_from_a_configuration_that_says_delta(
+    score: Callable[..., str], table: Path, output_format: str
+) -> None:
+    score("a")
+    wrong = {"delta": "parquet", "parquet": "delta"}[output_format]
+    kept = set(table.rglob("*"))
+
+    with contextlib.suppress(OutputError):
+        doctor(config={"output": {"path": str(table), "format": wrong}, **NEEDED}, fix=True, older_than=NOW)
+    assert set(table.rglob("*")) == kept
+
+
 # --- the commands
+
+
+def test_a_time_beyond_all_times_is_a_usage_error(score: Callable[..., str], table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    score("a")
+    assert main(["doctor", str(table), "--older-than", "99999999999999d"]) == 2
+    assert capsys.readouterr().err == "lakescore: --older-than: got '99999999999999d'; expected at most 36500d\n"
+
+
+@pytest.mark.parametrize("damage", ["file", "folder"])
+def test_reading_a_damaged_output_is_an_input_error(
+    score: Callable[..., str], table: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    score("a")
+    (file,) = table.rglob("*.parquet")
+    if damage == "file":
+        file.write_text("junk")
+    else:
+        shutil.move(file.parent, table / "score_date=never")
+
+    assert main(["read", str(table)]) == 4
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"lakescore: read: {table}: ")
 
 
 def test_the_command_lists_mends_and_tells_by_its_exit_code(

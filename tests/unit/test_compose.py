@@ -479,6 +479,51 @@ def test_a_python_caller_may_give_a_date_paths_and_tuples() -> None:
     assert (config.run.date, config.source.path, config.output.path) == (date(2026, 1, 31), ("a", "b"), "/out")
 
 
+@pytest.mark.parametrize("text", ["a", ""])
+def test_keys_that_double_one_another_are_refused_before_they_fill_the_memory(text: str, write: Write) -> None:
+    tags = "".join(f"    t{n}: '${{tracking.tags.t{n - 1}}}${{.t{n - 1}}}'\n" for n in range(1, 45))
+    message = refused([write(f"tracking:\n  tags:\n    t0: '{text}'\n{tags}")])
+    assert message.startswith("tracking.tags.t")
+    assert ": what the keys in its ${...} stand for comes to more than 1,048,576 characters; name fewer (" in message
+
+
+def test_a_chain_of_keys_that_never_ends_is_refused_as_configuration(write: Write) -> None:
+    tags = "".join(f"    t{n}: '${{tracking.tags.t{n + 1}}}'\n" for n in range(3000))
+    message = refused([write(f"tracking:\n  tags:\n{tags}    t3000: x\n")])
+    assert message.startswith("tracking.tags.t51: more than 50 keys name one another (${...}) in a row (")
+
+
+def test_keys_may_name_one_another_as_often_as_anybody_would(write: Write) -> None:
+    tags = "".join(f"    t{n}: '${{tracking.tags.t{n - 1}}}-{n}'\n" for n in range(1, 30))
+    name = "run: {name: '${tracking.tags.t29}${tracking.tags.t29}'}"
+    config = compose([write(f"{name}\ntracking:\n  tags:\n    t0: x\n{tags}")], NEEDED)
+    assert config.run.name == 2 * ("x" + "".join(f"-{n}" for n in range(1, 30)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run: '${run}'", "run: Recursive interpolation detected (a.yaml)"),
+        ("run: '${columns}'\ncolumns: '${run}'", "Recursive interpolation detected (a.yaml)"),
+        ("run: '${nowhere}'", "run: Interpolation key 'nowhere' not found (a.yaml)"),
+    ],
+)
+def test_a_section_that_stands_for_itself_is_refused_as_configuration(text: str, message: str, write: Write) -> None:
+    path = write(text)
+    assert refused([path]).replace(str(path), "a.yaml").endswith(message)
+
+
+def test_what_is_wrong_between_sections_begins_with_its_key_and_names_where_it_was_set(write: Write) -> None:
+    path = write("run: {on_rerun: replace}")
+    message = refused([path], ["source.incremental={by: files}"])
+    assert message.replace(str(path), "a.yaml") == (
+        "run.on_rerun: replace is not for source.incremental, which scores nothing twice; leave it at skip (a.yaml)"
+    )
+    assert refused([path], ["run.batch_id=a", "output.columns=keys"]) == (
+        "output.columns: keys needs columns.keys, which is empty (command line)"
+    )
+
+
 def test_a_value_that_is_no_plain_value_is_refused_by_its_key() -> None:
     message = refused(values={"model": {"params": {"a": object()}}})
 

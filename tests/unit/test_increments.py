@@ -225,6 +225,35 @@ def test_an_output_that_was_removed_is_not_taken_for_one_that_lacks_a_batch(tmp_
         take(job(tmp_path))
 
 
+@pytest.mark.parametrize("gone", [(1,), (1, 2)])
+def test_batches_that_were_deleted_are_made_anew_by_their_ids(tmp_path: Path, gone: tuple[int, ...]) -> None:
+    made = []
+    for one in (1, 2, 3):
+        append(tmp_path, one)
+        taken = take(job(tmp_path, day=f"2026-01-0{one}"))
+        assert taken is not None
+        publish(taken)
+        made.append(taken.config.run)
+    for number in gone:
+        planning.output_sink(job(tmp_path).model_copy(update={"run": made[number]}), "").delete(no_spark)
+    assert output_ids(tmp_path) == [one for one in (1, 2, 3) if one - 1 not in gone]
+    if len(gone) > 1:
+        with pytest.raises(OutputError, match=rf"score the earlier one again first \(run\.batch_id={made[1].batch_id}\), or remove the"):
+            take(job(tmp_path))
+
+    for number in gone:
+        config = job(tmp_path, day="2026-02-01")
+        named = config.model_copy(update={"run": config.run.model_copy(update={"batch_id": made[number].batch_id})})
+        assert increments.preview(named, None, no_spark)[0].run == made[number]
+        again = take(named)
+        assert again is not None
+        assert (again.config.run, again.is_left) == (made[number], False)
+        publish(again)
+
+    assert output_ids(tmp_path) == [1, 2, 3]
+    assert take(job(tmp_path)) is None
+
+
 def test_a_batch_that_is_not_published_is_first_again_with_its_rows_and_its_date(tmp_path: Path) -> None:
     append(tmp_path, 1)
     begun = take(job(tmp_path, day="2026-01-31"))

@@ -211,7 +211,8 @@ def _batches(job: Job, pieces: Sequence[Piece]) -> Iterator[pa.RecordBatch]:
     for piece in pieces:
         constants = dict(zip(job.partition, piece.values, strict=True))
         try:
-            with pq.ParquetFile(piece.path, pre_buffer=False, read_dictionary=texts) as file:
+            # A damaged page may well be decoded, into other values; its checksum, where the writer left one, tells.
+            with pq.ParquetFile(piece.path, pre_buffer=False, read_dictionary=texts, page_checksum_verification=True) as file:
                 for batch in file.iter_batches(job.batch_rows, list(piece.groups), inside, use_threads=False):
                     if batch.num_rows:
                         arrays = [_column(batch, one, constants) for one in job.columns]

@@ -118,7 +118,8 @@ def _is_plain(table: DeltaTable) -> bool:
 
 def _may_hold(add: dict[str, Any], batch_id: str) -> bool:
     low, high = add.get(f"min.{BATCH}"), add.get(f"max.{BATCH}")
-    return low is None or high is None or low <= batch_id <= high
+    # In a table of others it may be no text.
+    return not (isinstance(low, str) and isinstance(high, str)) or low <= batch_id <= high
 
 
 def _single(add: dict[str, Any], column: str) -> str | None:

@@ -10,6 +10,7 @@ from datetime import date
 from functools import partial
 from urllib.parse import unquote
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
@@ -24,6 +25,8 @@ from lakescore.storage import Extent, Location
 
 STAGING, JOURNAL, REPLACED, ORPHAN = "stale staging", "unfinished publication", "replaced leftover", "orphaned file"
 _ATTEMPT = re.compile(r"(?P<prefix>.+-[0-9a-f]{10}-)[0-9a-f]{12}(?:\.tmp)?")
+# What Delta's writers call their files; others are somebody's own.
+_DATA_FILE = re.compile(r"(?:.*/)?part-[^/]+\.parquet", re.DOTALL)
 _BATCH_FOLDER = re.compile(rf"{BATCH}=([^/]+)")
 
 
@@ -58,6 +61,9 @@ def leftovers(output: OutputConfig, spark: Callable[[], SparkSession]) -> list[L
     Args:
         output: where; nothing need be there.
         spark: opens a session, for a table of the catalog.
+
+    Raises:
+        OutputError: its log is damaged, or gone and its files are there.
     """
     if output.table is not None:
         return _of_catalog(output, spark())
@@ -74,15 +80,33 @@ def _of_delta(root: Location) -> Iterator[Leftover]:
     files = [file for file in root.files() if file.path.endswith(".parquet")]
     attempts = (root / delta.STAGING).children()
     named = named_in_log(root)
+    unknown = files if (root / "_delta_log").is_dir() else [file for file in files if f"/{delta.STAGING}/" not in file.path]
+    if unknown and not named:
+        # The log that named them may be lost, or they are no Delta table's: rows that nothing else holds.
+        raise OutputError(
+            f"output.path: {root.path} has Parquet files ({unknown[0].path}) and no Delta log that names any; put the log back, or give "
+            "the output.format that it has"
+        )
     committed = {path.split("/")[1] for path in named if path.startswith(f"{delta.STAGING}/")}
     stale = [attempt for attempt in attempts if attempt.name not in committed]
     for attempt in stale:
         yield _attempt(STAGING, attempt, root / delta.STAGING, root)
     inside = tuple(f"{attempt.path}/" for attempt in stale)
     for file in files:
-        if file.path.removeprefix(f"{root.path.rstrip('/')}/") not in named and not file.path.startswith(inside):
+        name = file.path.removeprefix(f"{root.path.rstrip('/')}/")
+        if name not in named and not file.path.startswith(inside) and _DATA_FILE.fullmatch(name) and not _is_of_table_inside(root, name):
             place = Location(root.fs, file.path)
             yield Leftover(ORPHAN, file.path, Extent(1, file.size, file.modified_ms), "", None, place.remove)
+
+
+def _is_of_table_inside(root: Location, name: str) -> bool:
+    """Whether a folder between a table and a file is a table itself."""
+    place = root
+    for part in name.split("/")[:-1]:
+        place = place / part
+        if (place / "_delta_log").is_dir():
+            return True
+    return False
 
 
 def named_in_log(root: Location) -> set[str]:
@@ -90,17 +114,28 @@ def named_in_log(root: Location) -> set[str]:
     log, found = root / "_delta_log", set[str]()
     folders = [log, *(log / name for name in ("_sidecars", "_staged_commits", "_commits"))]
     for file in (file for folder in folders for file in folder.files()):
-        place = Location(log.fs, file.path)
-        if file.path.endswith(".json"):
-            for line in place.read_text().splitlines():
-                entry = json.loads(line) if line.strip() else {}
-                found |= {entry[kind]["path"] for kind in ("add", "remove") if kind in entry}
-        elif file.path.endswith(".parquet"):
-            with log.fs.open_input_file(file.path) as stream:
-                entries = pq.ParquetFile(stream).read(columns=["add.path", "remove.path"])
-            values = (value for name in entries.column_names for value in entries.column(name).to_pylist())
-            found |= {value["path"] for value in values if value is not None and value["path"] is not None}
+        try:
+            found |= _named_in(Location(log.fs, file.path))
+        except (ValueError, TypeError, KeyError, pa.ArrowException) as error:
+            raise OutputError(
+                f"output.path: {file.path} of the Delta log is damaged ({type(error).__name__}: {error}); put it back"
+            ) from error
     return found | {unquote(path) for path in found}
+
+
+def _named_in(file: Location) -> set[str]:
+    """The paths that one file of the log names."""
+    found = set[str]()
+    if file.path.endswith(".json"):
+        for line in file.read_text().splitlines():
+            entry = json.loads(line) if line.strip() else {}
+            found |= {entry[kind]["path"] for kind in ("add", "remove") if kind in entry}
+    elif file.path.endswith(".parquet"):
+        with file.fs.open_input_file(file.path) as stream:
+            entries = pq.ParquetFile(stream).read(columns=["add.path", "remove.path"])
+        values = (value for name in entries.column_names for value in entries.column(name).to_pylist())
+        found |= {value["path"] for value in values if value is not None and value["path"] is not None}
+    return found
 
 
 def _of_parquet(root: Location, output: OutputConfig) -> Iterator[Leftover]:
