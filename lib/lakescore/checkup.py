@@ -274,10 +274,8 @@ class _Examination:
             if is_there or batch_id in live or runs.DELETED_TAG in newest.data.tags:
                 continue
             detail = f"batch {batch_id}: {rows:,} rows were published {_time(newest.info.end_time)}, and are not there"
-            remedy = (
-                f"score it again (run.batch_id={batch_id} run.on_rerun=replace); if it was removed on purpose, tag the run "
-                f"{runs.DELETED_TAG}"
-            )
+            again = f"run.batch_id={batch_id}" + (" run.on_rerun=replace" if held.is_published(batch_id) else "")
+            remedy = f"score it again ({again}); if it was removed on purpose, tag the run {runs.DELETED_TAG}"
             cases.append(_Case(Finding(NO_BATCH, newest.info.run_id, detail, remedy, False)))
         return cases
 
