@@ -61,6 +61,13 @@ class _Handler:
             self.reason = "ended because spark-submit has ended"
         return found
 
+    def end_if_asked(self) -> None:
+        """Raise again what was raised and has not arrived; not where what was to be stopped is done."""
+        number = self._asked or (signal.SIGTERM if self.is_orphan() else None)
+        if number is not None and not self._is_done:
+            self._asked, self._raised = number, time.monotonic()
+            raise Interrupted(number, self.reason)
+
     @contextmanager
     def held(self, last: bool) -> Iterator[None]:
         if self._asked is not None and not self._held and sys.exc_info()[1] is None:
@@ -117,15 +124,15 @@ def _end_with_parent(handler: _Handler, over: threading.Event) -> None:
             return
 
 
-def end_if_orphan() -> None:
-    """End now where the parent has ended: who looks for it does so from time to time only.
+def end_if_asked() -> None:
+    """End where that was asked for: what fails meanwhile, or swallows the interruption, is no failure of the run's own.
 
     Raises:
-        Interrupted: it has.
+        Interrupted: a signal has come, or the parent has ended, for which others look from time to time only.
     """
     handler = _handler()
-    if handler is not None and handler.is_orphan():
-        handler(signal.SIGTERM, None)
+    if handler is not None:
+        handler.end_if_asked()
 
 
 def _handler() -> _Handler | None:

@@ -359,9 +359,9 @@ def interruptible(spark: SparkSession | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _is_end(error):
+        if _is_end(error) or _is_gone():
             _wait_for_end()
-        interruption.end_if_orphan()  # under spark-submit, which a command ends with
+        interruption.end_if_asked()  # under spark-submit a command ends with the JVM
         raise
     except BaseException:
         if spark is not None and is_connect(spark):
@@ -385,6 +385,17 @@ def _is_end(error: BaseException | None) -> bool:
         if END_OF_JVM.search(str(error)):
             return SparkContext._gateway is not None
         error = error.__cause__
+    return False
+
+
+def _is_gone() -> bool:
+    """Whether there is a JVM of ours, and it does not answer."""
+    if SparkContext._gateway is None:
+        return False
+    try:
+        SparkContext._gateway.jvm.java.lang.System.nanoTime()
+    except Exception:
+        return True
     return False
 
 

@@ -176,7 +176,7 @@ def test_a_job_ends_in_order_when_spark_submit_is_killed(workplace: Path, store:
     experiment = client.get_experiment_by_name("lakescore").experiment_id
     runs = functools.partial(client.search_runs, [experiment], "tags.`lakescore.batch_id` = 'ended'")
     _wait_until(lambda: runs()[0].info.status != "RUNNING")
-    assert runs()[0].info.status == "KILLED"
+    assert runs()[0].info.status == "KILLED", runs()[0].data.tags
     assert runs()[0].data.tags["lakescore.error"] == "ended because spark-submit has ended; nothing was published"
     _wait_until(lambda: not list(workplace.glob("lakescore-*")))
     assert not (workplace / "out").exists()

@@ -14,6 +14,7 @@ import pytest
 
 from lakescore import interruption
 from lakescore.interruption import Interrupted, ends_by_signals, held
+from lakescore.session import interruptible
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
@@ -128,6 +129,19 @@ except Interrupted as interrupted:
     assert started.stdout.read() == "ended because spark-submit has ended; nothing was published\n"
     assert time.monotonic() - began < 5
     started.wait()
+
+
+def _swallow() -> None:
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    except BaseException as error:
+        raise RuntimeError("a library makes an error of its own of everything") from error
+
+
+def test_a_failure_of_what_has_swallowed_the_signal_is_its_end() -> None:
+    with pytest.raises(Interrupted, match="ended by SIGTERM"), ends_by_signals(), interruptible():
+        _swallow()
 
 
 _ORPHAN = """
