@@ -22,6 +22,7 @@ import mlflow
 import pytest
 from pyspark.sql import SparkSession
 
+from lakescore import redact
 from support.warm import forked_pools
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +66,15 @@ def _logging_as_it_was() -> Iterator[None]:
     before = own.handlers, own.propagate, own.level
     yield
     own.handlers, own.propagate, own.level = before
+
+
+@pytest.fixture(autouse=True)
+def _secrets_as_they_were() -> Iterator[None]:
+    """What one test has told to hide would be hidden in the texts of all others."""
+    before = set(redact._hidden)
+    yield
+    redact._hidden.clear()
+    redact._hidden.update(before)
 
 
 @pytest.fixture(autouse=True, scope="session")
