@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails
 
 from lakescore.config import EXCLUSIVE_KEYS, OF_SOURCE_PATH, OWN_FOLDER, ROW_FILES, RunConfig, ScoreConfig, Section, keys_of, section_of
 from lakescore.errors import ConfigError, did_you_mean, listing
+from lakescore.growth import refuse_growth
 from lakescore.redact import hide, hide_parts, is_secret_key, redact, redact_tree
 from lakescore.strict_yaml import parse_value, parse_yaml
 
@@ -29,9 +30,6 @@ COMMAND_LINE = "command line"
 GIVEN_VALUES = "given values"
 # A device, or a data file that is given by mistake, is not read to its end.
 _MOST_BYTES = 16 << 20
-# What is made of texts that name other keys, in characters; and how far such names may lead.
-_MOST_GROWN, _MOST_LEVELS = 1 << 20, 50
-_REFERENCE = re.compile(r"\$\{([^${}]+)\}")
 _FROM_ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*([A-Za-z_][A-Za-z0-9_]*)")
 _EXPECTED = {
     "string_type": "text",
@@ -76,7 +74,7 @@ def compose(
     origins = _Origins(layers)
     try:
         merged = _merge(layers)
-        _refuse_growth(OmegaConf.to_container(merged), origins)
+        refuse_growth(OmegaConf.to_container(merged), origins.of)
         merged = _fixed_at_start(merged, now or datetime.now(timezone.utc), origins, day)
     except OmegaConfBaseException as error:  # a section that is an interpolation itself
         raise ConfigError(_interpolation(error, origins)) from error
@@ -240,67 +238,6 @@ def _merge(layers: Iterable[Layer]) -> Any:
             where, reason = getattr(error, "full_key", None), str(getattr(error, "msg", None) or error).splitlines()[0]
             raise ConfigError(f"{where}: {reason} ({origin})" if where else f"{origin}: {reason}") from error
     return merged
-
-
-def _refuse_growth(tree: Any, origins: _Origins) -> None:
-    """Refuse texts that name one another so often that what they stand for would fill the memory.
-
-    ``a2: ${a1}${a1}`` doubles ``a1``, and a chain of such keys doubles with each. OmegaConf would find out by doing it.
-    """
-    sizes: dict[tuple[str, ...], int] = {}
-
-    def size(path: tuple[str, ...], level: int) -> int:
-        """Characters and values behind a key, at most; 0 inside a circle, which OmegaConf names."""
-        if path in sizes:
-            return sizes[path]
-        if level > _MOST_LEVELS:
-            raise ConfigError(f"{'.'.join(path)}: more than {_MOST_LEVELS} keys name one another (${{...}}) in a row ({origins.of(path)})")
-        sizes[path] = 0
-        node = tree
-        for name in path:
-            if isinstance(node, str):
-                break  # it stands for what the rest of the path is in
-            node = _items(node).get(name)
-        if isinstance(node, str):
-            sizes[path] = 1 + len(node) + sum(size(named, level + 1) for named in _named(node, path))
-        else:
-            sizes[path] = 1 + sum(size((*path, name), level) for name in _items(node))
-        return sizes[path]
-
-    grown = 0
-    for path, text in _paths(tree):
-        if _REFERENCE.search(text):
-            grown += size(path, 0)
-            if grown > _MOST_GROWN:
-                raise ConfigError(
-                    f"{'.'.join(path)}: what the keys in its ${{...}} stand for comes to more than {_MOST_GROWN:,} characters; name fewer "
-                    f"({origins.of(path)})"
-                )
-
-
-def _items(node: Any) -> dict[str, Any]:
-    if isinstance(node, dict):
-        return {str(name): item for name, item in node.items()}
-    return {str(number): item for number, item in enumerate(node)} if isinstance(node, list) else {}
-
-
-def _paths(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
-    """All texts below a node, each with where it is."""
-    if isinstance(node, str):
-        yield path, node
-    for name, item in _items(node).items():
-        yield from _paths(item, (*path, name))
-
-
-def _named(text: str, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The keys that a text may name: ``${a.b}``, ``${.b}`` beside it, ``${a[b]}``, and those given to a resolver."""
-    for found in _REFERENCE.findall(text):
-        resolver, colon, given = found.partition(":")
-        for key in given.split(",") if colon else [resolver]:
-            rest = key.strip().lstrip(".")
-            dots = len(key.strip()) - len(rest)
-            parts = tuple(part for part in re.split(r"[.\[\]'\"]+", rest) if part)
-            yield (*path[: max(len(path) - dots, 0)], *parts) if dots else parts
 
 
 def _delete(section: Any, keys: Sequence[str]) -> None:
