@@ -9,7 +9,7 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from lakescore import references, storage, verdict
+from lakescore import references, storage, tracking, verdict
 from lakescore.compose import compose
 from lakescore.config import OutputConfig, ScoreConfig, SparkConfig, TrackingConfig
 from lakescore.errors import ConfigError, InputError, did_you_mean
@@ -54,8 +54,9 @@ class Target:
         return found if self.drift_table is None else {**found, "drift table": self.drift_table}
 
     def has(self, run: Run) -> bool | None:
-        """Whether a run wrote here; None where it has not told yet."""
-        written = run.data.params.get("output")
+        """Whether a run writes here; None where it has not told."""
+        # A run says at its start where it means to write, and with its plan where that is.
+        written = run.data.params.get("output") or run.data.tags.get(tracking.OUTPUT_TAG)
         if written is None:
             return None
         if self.output.is_row_file and self.output.file is None:

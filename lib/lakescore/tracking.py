@@ -31,7 +31,7 @@ from mlflow.environment_variables import (
 from mlflow.exceptions import MlflowException
 
 from lakescore import frames, interruption, mlflow_defaults, own_process, storage
-from lakescore.config import ScoreConfig, TrackingConfig
+from lakescore.config import ROW_FILES, ScoreConfig, TrackingConfig
 from lakescore.errors import LakescoreError, PlatformError
 from lakescore.redact import redact, redact_tree
 from lakescore.version import __version__
@@ -195,7 +195,7 @@ def output_of(config: ScoreConfig) -> str:
     output = config.output
     if output.path is None:
         return output.table or output.format
-    return redact("/".join([storage.absolute(output.path), *filter(None, [output.file])]))
+    return redact("/".join([storage.absolute(output.path), *filter(None, [output.file or ROW_FILES.get(output.format)])]))
 
 
 def _tags(config: ScoreConfig) -> dict[str, str]:
