@@ -15,6 +15,7 @@ from pyspark.sql import SparkSession
 
 from lakescore import abandoned, own_process, runs, storage, targets, tracking
 from lakescore.deletion import session_for
+from lakescore.errors import InputError
 from lakescore.redact import redact
 from lakescore.runs import Runs
 from lakescore.sinks import PublishedRows
@@ -120,6 +121,8 @@ def doctor(
         client = tracking.client_for_looking(target.tracking, scratch)
         examination = _Examination(target, client, session_for(target, spark), older_than)
         cases = examination.cases()
+        if config is None and not cases and not examination.is_table:
+            raise InputError(f"OUTPUT: there is no table {target.location}; of a table that is yet to be written, give its --config")
         first = [case.finding for case in cases]
         for _ in range(_ROUNDS if fix else 0):
             if not any(case.mend for case in cases):
@@ -152,6 +155,7 @@ class _Examination:
         self._target, self._client, self._spark = target, client, spark
         self._silence_ms = older_than / timedelta(milliseconds=1)
         self.notes: list[str] = []
+        self.is_table = True
 
     def cases(self) -> list[_Case]:
         self.notes = []
@@ -163,6 +167,7 @@ class _Examination:
         dead = [run for run in known.running if self._is_dead(run, [one for found in left.values() for one in found])]
         live = {str(run.data.tags[runs.BATCH_TAG]) for run in known.running if run not in dead}
         held = contents(target.output, self._spark)
+        self.is_table = held.is_table
         cases = [self._dead_run(run) for run in dead]
         for name, found in left.items():
             holds = held if name == "output" else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lakescore import drift_cli, repair_cli
 from lakescore.commands import Parser, failed, run_command
-from lakescore.errors import ConfigError, LakescoreError, did_you_mean, listing
+from lakescore.errors import ConfigError, LakescoreError, PlatformError, did_you_mean, listing
 from lakescore.redact import redact
 from lakescore.service import command as service
 from lakescore.version import __version__
@@ -319,6 +319,8 @@ def _setup_spark(argv: Sequence[str]) -> int:
         return setup_main(argv)
     except LakescoreError as error:
         return failed(error)
+    except OSError as error:  # Spark's folder is another user's, or the disk is full
+        return failed(PlatformError(f"Spark cannot be set up: {error}"))
 
 
 def describe_plan(plan: Plan) -> str:

@@ -30,6 +30,7 @@ COMMAND_LINE = "command line"
 GIVEN_VALUES = "given values"
 # A device, or a data file that is given by mistake, is not read to its end.
 _MOST_BYTES = 16 << 20
+_NUL, _SURROGATE = re.compile("\0"), re.compile("[\ud800-\udfff]")
 _FROM_ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*([A-Za-z_][A-Za-z0-9_]*)")
 _EXPECTED = {
     "string_type": "text",
@@ -80,6 +81,7 @@ def compose(
         raise ConfigError(_interpolation(error, origins)) from error
     resolved = _resolve(merged, origins)
     _hide_secrets(layers, resolved)
+    _refuse_odd_characters(resolved, origins)
     tree = _put_rows_back(resolved, aside)
     try:
         config = ScoreConfig.model_validate(tree)
@@ -113,19 +115,37 @@ def _refuse_other_place_each_day(merged: Any, origins: _Origins) -> None:
 
 def _hide_secrets(layers: Sequence[Layer], resolved: Any) -> None:
     """What a variable called like a secret holds stays one, whatever key it is given to, and so do the passwords in URIs."""
-    for text in _texts(resolved):
+    for _, text in _texts(resolved):
         hide_parts(text)
     for name in _FROM_ENVIRONMENT.findall(repr([tree for _, tree in layers])):
         if is_secret_key(name):
             hide(os.environ.get(name, ""))
 
 
-def _texts(tree: Any) -> Iterator[str]:
+def _refuse_odd_characters(resolved: Any, origins: _Origins) -> None:
+    """What no file, database or server takes, and each would refuse in its own words; a reader's option may mean a NUL."""
+    for path, text in _texts(resolved):
+        odd = _SURROGATE.search(text)
+        if odd is None and path[:2] not in (["source", "options"], ["source", "rows"]):
+            odd = _NUL.search(text)
+        if odd is not None:
+            what = "a NUL" if odd.group() == "\0" else "bytes that are no UTF-8"
+            key = ".".join(path).encode("utf-8", "backslashreplace").decode()
+            raise ConfigError(f"{key}: got {text!r} ({_kind(text)}); it holds {what} ({origins.of(path)})")
+
+
+def _texts(tree: Any, at: Sequence[str] = ()) -> Iterator[tuple[list[str], str]]:
+    """All texts of a tree, and where each is; the names of keys too."""
     if isinstance(tree, str):
-        yield tree
-    elif isinstance(tree, (dict, list)):
-        for item in tree.values() if isinstance(tree, dict) else tree:
-            yield from _texts(item)
+        yield [*at], tree
+    elif isinstance(tree, dict):
+        for name, item in tree.items():
+            if isinstance(name, str):
+                yield [*at, name], name
+            yield from _texts(item, (*at, str(name)))
+    elif isinstance(tree, list):
+        for item in tree:
+            yield from _texts(item, at)
 
 
 def _set_rows_aside(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

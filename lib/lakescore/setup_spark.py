@@ -6,7 +6,6 @@ start of this pyspark looks: its ``jars`` folder. Spark's own Ivy resolves them,
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from lakescore.commands import Parser
 from lakescore.errors import PlatformError
 
 _SCALA = "2.13"
@@ -71,7 +71,7 @@ exec "$SPARK_HOME/bin/{name}" "$@"
 
 def main(argv: Sequence[str]) -> int:
     """Run ``lakescore setup-spark``."""
-    parser = argparse.ArgumentParser(prog="lakescore setup-spark", description=__doc__.split("\n", 1)[0] if __doc__ else "")
+    parser = Parser("lakescore setup-spark", (__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--force", action="store_true", help="resolve the jars again even if they are there")
     parser.add_argument("--ivy-settings", metavar="FILE", help="where to resolve them: an Ivy settings file (default: Maven Central)")
     parser.add_argument("--s3", action="store_true", help="hadoop-aws and the AWS SDK too, for s3a:// and s3://")

@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 
 from lakescore import delete_batch, doctor, score
 from lakescore.checkup import Checkup
-from lakescore.errors import OutputError
+from lakescore.errors import InputError, OutputError
 from lakescore.result import ScoreResult
 
 Make = Callable[..., dict[str, Any]]
@@ -171,6 +171,8 @@ def test_a_table_of_the_catalog(spark: SparkSession, settings: dict[str, Any]) -
         counts = {row["batch_id"]: row["count"] for row in spark.read.table("default.repaired").groupBy("batch_id").count().collect()}
         assert counts == {"a": 3, "b": 10, "empty": 3}
         assert doctor("default.repaired", older_than=timedelta(0), config=settings, spark=spark).findings == ()
+        with pytest.raises(InputError, match=r"^OUTPUT: there is no table default\.repiared; .*give its --config$"):
+            doctor("default.repiared", spark=spark)
     finally:
         spark.sql("DROP TABLE IF EXISTS default.repaired")
 

@@ -45,6 +45,11 @@ def test_an_unknown_command_is_refused_with_the_nearest(capsys: Streams) -> None
     )
 
 
+def test_a_wrong_option_of_setup_spark_is_one_line(capsys: Streams) -> None:
+    assert main(["setup-spark", "--nope"]) == 2
+    assert capsys.readouterr().err == "lakescore: unrecognized arguments: --nope; see lakescore setup-spark --help\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

@@ -207,6 +207,22 @@ def test_a_control_character_is_refused_in_one_line(write: Write) -> None:
     assert refused([file]).startswith(f"{file}: is not valid YAML: unacceptable character #x0007")
 
 
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("run.name=caf\udce9", r"run.name: got 'caf\udce9' (text); it holds bytes that are no UTF-8 (command line)"),
+        ('columns.keys=[a, "b\\0"]', r"columns.keys: got 'b\x00' (text); it holds a NUL (command line)"),
+        ('tracking.tags={"a\\ud800": b}', r"tracking.tags.a\ud800: got 'a\ud800' (text); it holds bytes that are no UTF-8 (command line)"),
+    ],
+)
+def test_characters_that_nothing_takes_are_refused(override: str, line: str) -> None:
+    assert refused(overrides=[override]) == line
+
+
+def test_a_readers_option_may_be_a_nul() -> None:
+    assert compose(overrides=[*NEEDED, "source.format=csv", 'source.options.quote="\\0"']).source.options == {"quote": "\0"}
+
+
 def test_bytes_that_are_no_utf8_are_refused(write: Write) -> None:
     file = write(b"run:\n  name: \xff\n")
 

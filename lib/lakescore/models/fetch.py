@@ -40,6 +40,8 @@ def fetch(uri: str, pinned: str, client: MlflowClient, registry_uri: str | None,
     """
     if storage.scheme_of(uri) == "file":
         return _local(uri, label)
+    if storage.scheme_of(uri) in ("http", "https") and "/mlflow-artifacts/" not in uri:
+        raise ModelError(f"{label} is no address of an MLflow server's artifacts: download the model and give its path")
     if run := _RUN.match(uri):
         _check_run(label, run.group("run"), client)
     if storage.scheme_of(uri) in SCHEMES:

@@ -46,13 +46,14 @@ class Contents:
     """What an output holds: ``batches`` by ID; ``broken``: files of which not even the batch is known.
 
     ``is_published`` tells of a batch without rows too; ``is_counted``: whether the rows could be counted, which Spark does not where a
-    file is gone.
+    file is gone; ``is_table``: whether the table that is meant is in the catalog.
     """
 
     is_published: Callable[[str], bool]
     batches: dict[str, Held] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
     is_counted: bool = True
+    is_table: bool = True
 
     def of(self, batch_id: str) -> Held:
         return self.batches.setdefault(batch_id, Held(batch_id))
@@ -188,7 +189,8 @@ def _of_catalog(output: OutputConfig, spark: SparkSession, only: str | None) -> 
 
     found = Contents(is_published)
     with translated(f"output.table: {output.table} cannot be read", OutputError):
-        if spark.catalog.tableExists(name):
+        found.is_table = spark.catalog.tableExists(name)
+        if found.is_table:
             _count_with_spark(found, spark.read.table(name), only)
     return _only(found, only)
 
