@@ -197,9 +197,15 @@ def _parsed(fail: _Fail, name: str, value: Column, wanted: T.DataType) -> Column
 def _checked(fail: _Fail, name: str, value: Column, cast: Column, wanted: T.DataType, back_to: T.DataType | None) -> Column:
     """A cast that must lose nothing (``back_to``) or at least not overflow; NaN and infinities stay what they are."""
     if back_to is not None:
-        # A float that rounds up to 2^63 casts back to the largest long, so the edge is compared as decimals.
         wide = T.DecimalType(38, back_to.scale) if isinstance(back_to, T.DecimalType) else T.DecimalType(38, 0)
-        kept = cast.cast(back_to) == value if isinstance(back_to, _FLOATS) else cast.try_cast(wide) == value.try_cast(wide)
+        if isinstance(back_to, _FLOATS):
+            kept = cast.cast(back_to) == value
+        elif isinstance(back_to, _INTEGERS) and isinstance(wanted, _FLOATS):
+            # A float that rounds up to 2^63 casts back to the largest long. As decimals large floats are not what they are: Java takes
+            # their shortest text.
+            kept = (cast < F.lit(float(2**63))) & (cast.try_cast("bigint") == value)
+        else:
+            kept = cast.try_cast(wide) == value.try_cast(wide)
     else:
         infinite = cast.isin(float("inf"), float("-inf"))
         kept = ~infinite | value.cast("double").isin(float("inf"), float("-inf"))

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 from mlflow import MlflowClient
@@ -18,7 +18,7 @@ from lakescore.deletion import session_for
 from lakescore.errors import InputError
 from lakescore.redact import redact
 from lakescore.runs import Runs
-from lakescore.sinks import PublishedRows
+from lakescore.sinks import Batch, PublishedRows, open_sink
 from lakescore.sinks.contents import Contents, Held, contents
 from lakescore.sinks.leftovers import JOURNAL, ORPHAN, REPLACED, STAGING, Leftover, leftovers
 from lakescore.targets import Config, Target
@@ -208,13 +208,19 @@ class _Examination:
         batch_id, since = str(run.data.tags[runs.BATCH_TAG]), _time(run.info.start_time)
 
         def end() -> None:
-            there = contents(self._target.output, self._spark, batch_id).batches.get(batch_id)
-            rows = there.rows[run.info.run_id] if there is not None else 0
             silent = f"it said RUNNING since {since} and left no sign of life; ended by lakescore doctor"
             why = None if own_process.is_gone(run.data.tags) else silent
-            abandoned.end(self._client, run, PublishedRows(rows) if rows else None, why)
+            abandoned.end(self._client, run, self._published_by(run.info.run_id, batch_id), why)
 
         return _Case(Finding(DEAD_RUN, run.info.run_id, f"RUNNING since {since}, batch {batch_id}", "--fix ends it", True), end)
+
+    def _published_by(self, run_id: str, batch_id: str) -> PublishedRows | None:
+        output = self._target.output
+        if output.is_row_file:  # which of a folder's files it wrote is in none of its tags
+            there = contents(output, self._spark, batch_id).batches.get(batch_id)
+            return PublishedRows(there.rows[run_id]) if there is not None and run_id in there.rows else None
+        spark = None if output.table is None else self._spark()
+        return open_sink(output, Batch(batch_id, "", date.min, "skip")).rows_of(spark, run_id)
 
     def _is_stale(self, one: Leftover, live: Iterable[str]) -> bool:
         return self._is_silent(one.extent.modified_ms) and not any(one.is_of(batch_id) for batch_id in live)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
-from lakescore import drift_cli, repair_cli
+from lakescore import drift_cli, interruption, repair_cli
 from lakescore.commands import Parser, failed, run_command
 from lakescore.errors import ConfigError, LakescoreError, PlatformError, did_you_mean, listing
 from lakescore.redact import redact
@@ -147,6 +147,7 @@ def _score_options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _score(options: argparse.Namespace) -> int:
+    interruption.begin()  # the run that this process is there for, whatever it has to import first
     from lakescore.answer import Answer
 
     if options.dry_run and options.result is not None:

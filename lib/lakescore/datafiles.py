@@ -105,7 +105,7 @@ def _footer(found: Found, format_: str, read: Callable[[Any], Footer]) -> Footer
     try:
         with fs.open_input_file(file.path) as stream:
             return read(stream)
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"source.path: {file.path} cannot be read as {format_}: {reason}") from error
 
@@ -154,6 +154,8 @@ def _avro(stream: Any) -> Footer:
             name = stream.read(_avro_long(stream)).decode("utf-8")
             metadata[name] = stream.read(_avro_long(stream))
     schema = json.loads(metadata["avro.schema"])
+    if not isinstance(schema, dict):
+        raise ValueError("its schema is no record")
     return Footer({field["name"]: "present" for field in schema.get("fields", [])}, None)
 
 

@@ -84,7 +84,7 @@ def translate(error: BaseException, doing: str, default: type[LakescoreError]) -
     marked = _MARKED.search(text)
     if marked:
         return _missing_module(marked.group("text")) or _KINDS[marked.group("kind")](marked.group("text"))
-    found = _platform_error(text)
+    found = _platform_error(text) or _denied(text, doing, default)
     if found is None and (reason := object_store.reason(error)) is not None:
         return default(f"{doing}: {reason}")
     return found or _read_error(text, doing) or default(f"{doing}: {first_line(text)}")
@@ -144,12 +144,19 @@ def _platform_error(text: str) -> LakescoreError | None:
         )
     if END_OF_JVM.search(text):
         return PlatformError("Spark's driver has ended: it was stopped, killed, or out of memory (give it more: spark.driver.memory)")
-    denied = re.search(r"(?:Permission denied|Read-only file system|Mkdirs failed to create)[^\n]*", text)
-    if denied and "FAILED_READ_FILE" not in text:
-        return OutputError(f"the output cannot be written: {denied.group(0)}; check the permissions of output.path")
     if "No space left on device" in text:
         return OutputError("no space is left on the disk: free some, or point spark.local.dir or output.path elsewhere")
     return None
+
+
+def _denied(text: str, doing: str, default: type[LakescoreError]) -> LakescoreError | None:
+    """What may not be done: whose fault it is, the caller knows but where rows are read and written at once."""
+    denied = re.search(r"(?:Permission denied|Read-only file system|Mkdirs failed to create)[^\n]*", text)
+    if denied is None or "FAILED_READ_FILE" in text:
+        return None
+    if default in (OutputError, LakescoreError):
+        return OutputError(f"the output cannot be written: {denied.group(0)}; check the permissions of output.path")
+    return default(f"{doing}: {denied.group(0)}")
 
 
 def _missing_module(text: str) -> PlatformError | None:

@@ -29,8 +29,8 @@ class Interrupted(BaseException):
         exit_code: 128 + the signal, as a shell has it.
     """
 
-    def __init__(self, number: int, reason: str | None = None) -> None:
-        super().__init__(f"{reason or f'ended by {signal.Signals(number).name}'}; nothing was published")
+    def __init__(self, number: int, reason: str | None = None, left: str | None = None) -> None:
+        super().__init__("; ".join(filter(None, [reason or f"ended by {signal.Signals(number).name}", left])))
         self.exit_code = 128 + number
 
 
@@ -45,6 +45,7 @@ class _Handler:
         self._asked: int | None = None
         self._raised = float("-inf")
         self._is_done = False
+        self._left: str | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self._held or self._is_done:
@@ -52,7 +53,12 @@ class _Handler:
         elif time.monotonic() - self._raised > _AGAIN_SECONDS:
             self._asked, self._raised = number, time.monotonic()
             _forget_call()
-            raise Interrupted(number, self.reason)
+            raise Interrupted(number, self.reason, self._left)
+
+    def begin(self) -> None:
+        was_done, self._is_done = self._is_done, False
+        self._left = "nothing more was published" if was_done else self._left or "nothing was published"
+        self._raise_pending()
 
     def is_orphan(self) -> bool:
         """Whether the process that this one is to end with has ended."""
@@ -66,19 +72,22 @@ class _Handler:
         number = self._asked or (signal.SIGTERM if self.is_orphan() else None)
         if number is not None and not self._is_done:
             self._asked, self._raised = number, time.monotonic()
-            raise Interrupted(number, self.reason)
+            raise Interrupted(number, self.reason, self._left)
 
     @contextmanager
     def held(self, last: bool) -> Iterator[None]:
         if self._asked is not None and not self._held and sys.exc_info()[1] is None:
             # Nobody is on the way out: Python swallows what is raised in a finalizer, and imports have many.
-            raise Interrupted(self._asked, self.reason)
+            raise Interrupted(self._asked, self.reason, self._left)
         self._held += 1
         try:
             yield
             self._is_done = self._is_done or last
         finally:
             self._held -= 1
+        self._raise_pending()
+
+    def _raise_pending(self) -> None:
         if not self._held and not self._is_done and (pending := self._pending) is not None:
             self._pending = None
             self(pending, None)
@@ -135,6 +144,17 @@ def end_if_asked() -> None:
         handler.end_if_asked()
 
 
+def begin() -> None:
+    """Say that a run begins, which a signal stops, also one that has come too late to stop the run before it.
+
+    Raises:
+        Interrupted: one has.
+    """
+    handler = _handler()
+    if handler is not None:
+        handler.begin()
+
+
 def _handler() -> _Handler | None:
     """Ours, where it is installed and this is the thread that it interrupts."""
     if threading.current_thread() is not threading.main_thread():
@@ -148,7 +168,7 @@ def held(last: bool = False) -> Iterator[None]:
     """Let signals wait until the end of the block; one that came is raised there, unless the block fails itself.
 
     Args:
-        last: what the block does is what the run is for: once it is done, a signal has nothing left to stop.
+        last: what the block does is what the run is for: once it is done, a signal has nothing left to stop, until another run begins.
     """
     handler = _handler()
     with handler.held(last) if handler is not None else contextlib.nullcontext():

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,13 +63,14 @@ def hurried(conf: Mapping[str, str], local: bool) -> Iterator[None]:
     The driver's of a session on this machine compiles late and collects garbage in bulk: most runs end before the other ways pay.
 
     Args:
-        conf: Spark's settings. Who chooses a collector there, in spark-defaults.conf or in Java's variables has it.
+        conf: Spark's settings. Who chooses a collector there, in spark-defaults.conf, PYSPARK_SUBMIT_ARGS or Java's variables has it.
         local: whether the session is on this machine alone.
     """
     # The small program that puts Spark's own command line together need not be optimised at all.
-    options = {"SPARK_LAUNCHER_OPTS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+    said = [os.environ.get(name, "") for name in _VARIABLES]
+    options = {"SPARK_LAUNCHER_OPTS": " ".join(["-XX:TieredStopAtLevel=1", *_collector("Serial", said)])}
     if local:
-        options["SPARK_SUBMIT_OPTS"] = " ".join([*_LATE_COMPILER, *([] if _has_collector(conf) else ["-XX:+UseParallelGC"])])
+        options["SPARK_SUBMIT_OPTS"] = " ".join([*_LATE_COMPILER, *_collector("Parallel", [*said, *_said_to_spark(conf)])])
     own = [name for name in options if name not in os.environ]
     os.environ.update({name: options[name] for name in own})
     try:
@@ -79,11 +80,15 @@ def hurried(conf: Mapping[str, str], local: bool) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _has_collector(conf: Mapping[str, str]) -> bool:
-    """Whether somebody has chosen a garbage collector: of two the JVM takes none, and ends."""
-    said = [conf.get(f"spark.driver.{kind}JavaOptions", "") for kind in ("default", "extra")]
-    said += [os.environ.get(name, "") for name in _VARIABLES]
+def _collector(name: str, said: Iterable[str]) -> list[str]:
+    """The option for a garbage collector, where nobody has chosen one: of two the JVM takes none, and ends."""
+    return [] if any(map(_COLLECTOR.search, said)) else [f"-XX:+Use{name}GC"]
+
+
+def _said_to_spark(conf: Mapping[str, str]) -> Iterator[str]:
+    """Whatever may hold options for the driver's JVM."""
+    yield from (conf.get(f"spark.driver.{kind}JavaOptions", "") for kind in ("default", "extra"))
+    yield os.environ.get("PYSPARK_SUBMIT_ARGS", "")
     folder = os.environ.get("SPARK_CONF_DIR") or os.path.join(_find_spark_home(), "conf")
     with contextlib.suppress(OSError):
-        said.append(Path(folder, "spark-defaults.conf").read_text(encoding="utf-8", errors="replace"))
-    return any(map(_COLLECTOR.search, said))
+        yield Path(folder, "spark-defaults.conf").read_text(encoding="utf-8", errors="replace")

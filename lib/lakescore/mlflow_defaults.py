@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import mlflow
+from mlflow.environment_variables import MLFLOW_REGISTRY_URI, MLFLOW_TRACKING_URI
 
 # Without it a thread's run would find its model in the server of another's.
 _LOCK = threading.RLock()
@@ -21,16 +24,34 @@ def tracking_uri() -> str:
 @contextmanager
 def as_default(tracking_uri: str, registry_uri: str | None) -> Iterator[None]:
     """Make the configured servers MLflow's own while the block runs."""
-    with _LOCK:
-        tracking_before, registry_before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-        try:
-            if tracking_before != tracking_uri:
-                mlflow.set_tracking_uri(tracking_uri)
-            if registry_uri is not None and registry_before != registry_uri:
-                mlflow.set_registry_uri(registry_uri)
-            yield
-        finally:
-            if tracking_before != tracking_uri:
-                mlflow.set_tracking_uri(tracking_before)
-            if registry_uri is not None and registry_before != registry_uri:
-                mlflow.set_registry_uri(registry_before)
+    with (
+        _LOCK,
+        _set(tracking_uri, mlflow.get_tracking_uri, mlflow.set_tracking_uri, MLFLOW_TRACKING_URI.name),
+        _set(registry_uri, mlflow.get_registry_uri, mlflow.set_registry_uri, MLFLOW_REGISTRY_URI.name),
+    ):
+        yield
+
+
+@contextmanager
+def _set(uri: str | None, get: Callable[[], str], set_: Callable[[Any], None], variable: str) -> Iterator[None]:
+    """Set one of them, and leave no trace: what was nobody's choice, a later choice of the other one must still change."""
+    before, in_environment = get(), os.environ.get(variable)
+    if uri is None or uri == before:
+        yield
+        return
+    try:
+        set_(uri)
+        yield
+    finally:
+        set_(None)
+        _put_back(variable, in_environment)
+        if get() != before:  # it was set, and not by the variable
+            set_(before)
+            _put_back(variable, in_environment)
+
+
+def _put_back(variable: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(variable, None)
+    else:
+        os.environ[variable] = value

@@ -14,14 +14,14 @@ HOST = "lakescore.host"
 MACHINE = "lakescore.machine"
 PID = "lakescore.pid"
 STARTED = "lakescore.process_started"
-_ENDED = "ended"
+ENDED = "ended"
 
 
 def tags() -> dict[str, str]:
     """This process's: host, machine (containers of one host differ), pid and start."""
     found = {HOST: socket.gethostname(), MACHINE: _machine(), PID: str(os.getpid())}
-    started = _started(os.getpid())
-    return found if started is None else {**found, STARTED: started}
+    began = started(os.getpid())
+    return found if began is None else {**found, STARTED: began}
 
 
 def is_gone(found: Mapping[str, str]) -> bool:
@@ -44,8 +44,8 @@ def _is_running(found: Mapping[str, str]) -> bool | None:
         return False
     except OSError:
         pass  # somebody else's
-    started = _started(pid)
-    return None if started is None or STARTED not in found else started == found[STARTED]
+    began = started(pid)
+    return None if began is None or STARTED not in found else began == found[STARTED]
 
 
 def _machine() -> str:
@@ -61,21 +61,24 @@ def _machine() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _started(pid: int) -> str | None:
-    """When a process began, exactly: clock ticks since the boot, and which boot it was. None where the system does not tell."""
+def started(pid: int) -> str | None:
+    """When a process began, exactly: clock ticks since the boot, and which boot it was; ``ENDED`` of one that only waits to be taken
+    notice of. None where there is none, or the system does not tell."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return _started_by_ps(pid)
     # One that has ended stays in the table until its parent has taken notice.
-    return _ENDED if fields[0] in "ZX" else f"{fields[19]} ticks after boot {boot}"
+    return ENDED if fields[0] in "ZX" else f"{fields[19]} ticks after boot {boot}"
 
 
 def _started_by_ps(pid: int) -> str | None:
     if os.path.isdir("/proc/self"):
         return None
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        answer = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, timeout=5, check=False)
+        # One process is the same to a terminal, a service and cron.
+        same = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
+        answer = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, timeout=5, check=False, env=same)
         return answer.stdout.strip() or None
     return None

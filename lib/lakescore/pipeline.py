@@ -111,6 +111,7 @@ def _take(config: ScoreConfig, spark: SparkSession | None) -> increments.Taken |
 
 def _score_one(config: ScoreConfig, spark: SparkSession | None, data: Any, window: Window | None = None) -> ScoreResult:
     """One batch; of an incremental source, what is in the window."""
+    interruption.begin()
     started = datetime.now(timezone.utc)
     with (
         warmup.begun(config if spark is None and session.existing() is None else None),

@@ -83,6 +83,8 @@ def read(what: Any, *, limit: int | None = None, tracking_uri: str | None = None
     Raises:
         InputError: there is no such run or path, or the run's rows are not there any more.
     """
+    if getattr(what, "run_id", None) == "":
+        raise InputError(f"read: the run found nothing new to score; read({str(what.location)!r}) gives all that is there")
     output = _find(getattr(what, "run_id", None) or str(what), tracking_uri)
     if output.format in ROW_FILES:
         return _read_row_file(output, limit, spark)

@@ -12,9 +12,11 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pyspark import SparkConf, SparkContext, StorageLevel
@@ -354,25 +356,44 @@ def interruptible(spark: SparkSession | None = None) -> Iterator[None]:
     What the tasks have written can be removed then: they would write it again.
 
     Args:
-        spark: whose jobs are cancelled; None: there are none.
+        spark: whose jobs are cancelled, those of the block alone; None: there are none.
     """
     try:
-        yield
+        with _cancelled(spark) if spark is not None else contextlib.nullcontext():
+            yield
     except Exception as error:
         if _is_end(error) or _is_gone():
             _wait_for_end()
         interruption.end_if_asked()  # under spark-submit a command ends with the JVM
         raise
-    except BaseException:
-        if spark is not None and is_connect(spark):
-            _apart(spark.interruptAll)
-        elif spark is not None:
-            _apart(lambda: _cancel(spark.sparkContext))
+
+
+@contextmanager
+def _cancelled(spark: SparkSession) -> Iterator[None]:
+    """Tag the jobs of the block, and cancel them where it is interrupted: others may use the same session, and the same context."""
+    tag = f"lakescore-{uuid.uuid4().hex}"
+    cancel: Callable[[], object]
+    if is_connect(spark):
+        add, remove, cancel = spark.addTag, spark.removeTag, partial(spark.interruptTag, tag)
+    else:
+        context = spark.sparkContext
+        add, remove, cancel = context.addJobTag, context.removeJobTag, partial(_cancel, context, tag)
+    add(tag)
+    try:
+        yield
+    except Exception:
+        with contextlib.suppress(Exception):  # the JVM may have ended
+            remove(tag)
         raise
+    except BaseException:
+        # The tag, which nobody else has, stays: this thread's connection may be in the middle of a call.
+        _apart(cancel)
+        raise
+    remove(tag)
 
 
-def _cancel(context: SparkContext) -> None:
-    context.cancelAllJobs()
+def _cancel(context: SparkContext, tag: str) -> None:
+    context.cancelJobsWithTag(tag)
     jvm = context._jsc.sc()
     until = time.monotonic() + _END_SECONDS
     while sum(executor.numRunningTasks() for executor in jvm.statusTracker().getExecutorInfos()) and time.monotonic() < until:

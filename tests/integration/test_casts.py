@@ -59,6 +59,9 @@ def refusal(spark: SparkSession, expression: str, wanted: str, cast: Any) -> str
         ("ARRAY('1.5', NULL)", "array<double>", [1.5, None]),
         ("ARRAY(ARRAY(1, 2), ARRAY(3))", "array<array<double>>", [[1.0, 2.0], [3.0]]),
         ("ARRAY()", "array<double>", []),
+        ("1152921504606846976L", "double", 2.0**60),  # whose shortest text in Java is another number
+        ("4611686018427387904L", "float", 2.0**62),
+        ("-9223372036854775808L", "double", -(2.0**63)),
         ("NAMED_STRUCT('b', 's', 'a', 1)", "struct<a:double,b:string>", (1.0, "s")),
         ("CAST(NULL AS STRUCT<a: INT>)", "struct<a:double>", None),
     ],

@@ -343,6 +343,8 @@ def test_runs_score_each_row_once_and_record_what_they_read(
     assert str(nothing) == (
         f"nothing new since the batch {results[-1].batch_id} in {results[-1].location}; nothing to do (source.incremental)"
     )
+    with pytest.raises(InputError, match=r"^read: the run found nothing new to score; read\('.*'\) gives all that is there$"):
+        read(nothing)
     client = mlflow.MlflowClient(settings["tracking"]["tracking_uri"])
     (experiment,) = client.search_experiments(filter_string=f"name = '{settings['tracking']['experiment']}'")
     runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"])

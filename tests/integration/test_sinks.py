@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import pandas as pd
 import pytest
 from delta.tables import DeltaTable as DeltaTableBuilder
 from deltalake import DeltaTable
+from pyspark import InheritableThread
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lakescore import score
+from lakescore import score, session
 from lakescore.errors import LakescoreError, OutputError
 from lakescore.result import ScoreResult
 from lakescore.sinks import journal
@@ -502,3 +504,39 @@ def test_what_a_run_has_left_that_was_killed_behind_its_publication_is_removed(
 
     assert result.outcome == "skipped"
     assert not hidden.exists()
+
+
+def test_who_is_interrupted_cancels_no_job_of_others(spark: SparkSession) -> None:
+    done: list[int] = []
+    failed: list[str] = []
+
+    def work(seconds: float) -> None:
+        def sleep(rows: Any) -> list[int]:
+            time.sleep(seconds)
+            return [1]
+
+        try:
+            done.append(spark.sparkContext.parallelize([0], 1).mapPartitions(sleep).count())
+        except Exception as error:
+            failed.append(str(error))
+
+    other = InheritableThread(target=work, args=(4,))
+    other.start()
+    started: list[InheritableThread] = []
+
+    def be_interrupted() -> None:
+        with session.interruptible(spark):
+            started.append(InheritableThread(target=work, args=(120,)))  # with this thread's tags
+            started[0].start()
+            until = time.monotonic() + 60
+            while len(spark.sparkContext.statusTracker().getActiveJobsIds()) < 2 and time.monotonic() < until:
+                time.sleep(0.02)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        be_interrupted()
+    started[0].join(30)
+    other.join(30)
+
+    assert (done, len(failed)) == ([1], 1)
+    assert "cancelled" in failed[0]

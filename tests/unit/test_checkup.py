@@ -509,6 +509,22 @@ class TestParquet:
         assert look() == []  # the publication has removed it
 
 
+def test_a_dead_run_that_has_published_a_batch_without_rows_has_finished(
+    score: Callable[..., str], client: MlflowClient, look: Look, table: Path, output_format: str
+) -> None:
+    if output_format == "parquet":
+        pytest.skip("Parquet files without rows do not say whose they are")
+    score("a")
+    run_id = _start(client, "b", 48, table, output_format)
+    sink, staged = _stage(table, output_format, "b", run_id, 0)
+    sink.publish(None, staged)
+
+    assert _told(look(fix=True)) == [("dead run", "mended")]
+
+    ended = client.get_run(run_id)
+    assert (ended.info.status, ended.data.metrics["rows_written"], ended.data.metrics["output_version"]) == ("FINISHED", 0, 1)
+
+
 def test_without_an_experiment_the_files_are_looked_at_all_the_same(score: Callable[..., str], table: Path, output_format: str) -> None:
     score("a")
     _stage(table, output_format, "b", "run")

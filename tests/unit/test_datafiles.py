@@ -45,7 +45,8 @@ def test_other_stored_values_are_another_type(one: pa.DataType, other: pa.DataTy
 def _check(path: Path, **options: str) -> None:
     location = Location.of(str(path))
     assert location is not None
-    datafiles.check([(location.fs, file) for file in location.files()], "json" if ".json" in path.name else "csv", options)
+    format_ = next((name for name in ("json", "avro") if f".{name}" in path.name), "csv")
+    datafiles.check([(location.fs, file) for file in location.files()], format_, options)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +148,27 @@ def test_json_of_one_value_on_each_line_passes(tmp_path: Path, content: str, opt
     (tmp_path / "a.json").write_text(content, encoding="utf-8")
 
     _check(tmp_path / "a.json", **options)
+
+
+def _avro_header(schema: bytes, count: int = 2, length: bytes | None = None) -> bytes:
+    """The magic, a map of one entry with the schema, its end, and the sync marker."""
+    return b"Obj\x01" + bytes([count]) + b"\x16avro.schema" + (length or bytes([2 * len(schema)])) + schema + b"\x00" + b"s" * 16
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (_avro_header(b'"string"'), "its schema is no record"),
+        (_avro_header(b'["null"]'), "its schema is no record"),
+        (_avro_header(b"{}", length=b"\xff" * 12 + b"\x01"), ""),
+        (b"Obj\x01\x02", "it is cut off in its header"),
+    ],
+)
+def test_an_avro_file_with_an_odd_header_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "a.avro").write_bytes(content)
+
+    with pytest.raises(InputError, match=f"^source.path: {tmp_path}/a.avro cannot be read as avro: {reason}"):
+        _check(tmp_path / "a.avro")
 
 
 def test_an_archive_is_refused(tmp_path: Path) -> None:

@@ -91,6 +91,15 @@ def test_a_known_failure_has_its_class_and_its_remedy(text: str, error: type[Lak
     assert line is None or str(found) == line
 
 
+def test_what_may_not_be_read_is_the_fault_of_what_was_being_done() -> None:
+    text = "o.a.h.security.AccessControlException: Permission denied: user=etl, access=READ_EXECUTE, inode=/secure"
+
+    for kind in (InputError, ModelError):
+        found = translate(Exception(text + STACK), "source.path: hdfs://nn/secure", kind)
+        assert type(found) is kind
+        assert str(found) == "source.path: hdfs://nn/secure: Permission denied: user=etl, access=READ_EXECUTE, inode=/secure"
+
+
 def test_a_gateway_that_does_not_answer_is_that_of_a_spark_that_has_ended() -> None:
     assert str(translate(ConnectionRefusedError(111, "Connection refused"), "doing", LakescoreError)) == ENDED
     assert str(translate(Exception("An error occurred while calling o45.unset"), "doing", LakescoreError)) == ENDED

@@ -23,7 +23,7 @@ def test_a_signal_is_raised_with_its_exit_code(name: str) -> None:
     with pytest.raises(Interrupted) as caught, ends_by_signals():
         os.kill(os.getpid(), signal.Signals[name])
 
-    assert str(caught.value) == f"ended by {name}; nothing was published"
+    assert str(caught.value) == f"ended by {name}"
     assert caught.value.exit_code == 128 + signal.Signals[name]
     assert signal.getsignal(signal.Signals[name]) is before
 
@@ -48,6 +48,46 @@ def test_a_signal_that_comes_while_the_last_thing_is_done_stops_nothing() -> Non
         with held(last=True):
             os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_run_after_the_one_that_was_done_can_be_stopped() -> None:
+    done = []
+
+    def work() -> None:
+        interruption.begin()
+        with held(last=True):
+            done.append("first")
+        interruption.begin()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match=r"^ended by SIGTERM; nothing more was published$"), ends_by_signals():
+        work()
+    assert done == ["first"]
+
+
+def test_a_signal_that_came_too_late_for_one_run_stops_the_next() -> None:
+    done = []
+
+    def work() -> None:
+        interruption.begin()
+        with held(last=True):
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append("first")
+        interruption.begin()
+        done.append("second")
+
+    with pytest.raises(Interrupted, match=r"^ended by SIGINT; nothing more was published$"), ends_by_signals():
+        work()
+    assert done == ["first"]
+
+
+def test_before_anything_is_published_that_is_said() -> None:
+    def work() -> None:
+        interruption.begin()
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    with pytest.raises(Interrupted, match=r"^ended by SIGHUP; nothing was published$"), ends_by_signals():
+        work()
 
 
 def test_a_last_thing_that_fails_leaves_its_own_error() -> None:
@@ -126,7 +166,7 @@ except Interrupted as interrupted:
 
     started.kill()
 
-    assert started.stdout.read() == "ended because spark-submit has ended; nothing was published\n"
+    assert started.stdout.read() == "ended because spark-submit has ended\n"
     assert time.monotonic() - began < 5
     started.wait()
 
@@ -152,6 +192,7 @@ from lakescore.session import interruptible
 interruption._PARENT_SECONDS = 60  # who looks from time to time does not
 try:
     with interruption.ends_by_signals(with_parent=True), interruptible():
+        interruption.begin()
         print("ready", flush=True)
         sys.stdin.read()
         while os.getppid() == {parent}:

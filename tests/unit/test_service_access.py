@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lakescore import own_process
 from lakescore.cli import main
 from lakescore.errors import ConfigError
 from lakescore.service import processes, tokens
@@ -93,6 +94,16 @@ def test_a_file_that_others_may_write_is_refused(tmp_path: Path) -> None:
         Tokens(file)
 
 
+def test_a_token_is_added_to_a_file_whose_last_line_has_no_end(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    tokens.add(file, "alice", "run")
+    file.write_text(file.read_text().rstrip())
+
+    tokens.add(file, "bob", "read")
+
+    assert [caller.name for caller in tokens.read(file)] == ["alice", "bob"]
+
+
 def test_a_name_has_one_token(tmp_path: Path) -> None:
     tokens.add(tmp_path / "tokens", "alice", "run")
 
@@ -148,7 +159,7 @@ def test_a_service_that_cannot_be_is_one_line(
 def test_a_process_is_known_by_its_number_and_its_start() -> None:
     child = subprocess.Popen(["sleep", "60"])
     try:
-        started = processes.start_time(child.pid)
+        started = own_process.started(child.pid)
         assert started is not None
         assert Process(child.pid, started).is_alive()
         assert not Process(child.pid, "another time").is_alive()
@@ -201,10 +212,11 @@ def test_the_keeper_leaves_none_of_the_commands_processes_behind(tmp_path: Path)
     _keep(tmp_path, f"sleep 600 & echo $! > {tmp_path}/pid; exit 0").wait(20)
 
     pid = int((tmp_path / "pid").read_text())
+    began = own_process.started(pid) or ""
     deadline = time.monotonic() + 5
-    while processes.start_time(pid) is not None and time.monotonic() < deadline:
+    while Process(pid, began).is_alive() and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert processes.start_time(pid) is None
+    assert not Process(pid, began).is_alive()
 
 
 def test_a_command_that_is_not_there_is_told_in_the_log(tmp_path: Path) -> None:

@@ -110,6 +110,11 @@ def test_a_wrong_token_and_a_reader_are_refused(serve: Serve, tmp_path: Path) ->
             "model.uri: callers of the pipeline churn may not set it; service.allow has run.date, run.name",
         ),
         ({"overrides": {"run.date": "x"}}, 422, "run.date: got 'x' (text); expected must be a date like 2026-01-31"),
+        (
+            {"overrides": {"run.name": {"x": [{"fs.s3a.secret.key": "hunter2hunter2"}]}}},
+            422,
+            "fs.s3a.secret.key is a secret and no caller's value; the pipeline's file has it from the environment: ${oc.env:NAME}",
+        ),
         ({"overrides": {"run.name": "${oc.env:HOME}"}}, 422, "run.name: a caller's value must not hold ${"),
         ({"overrides": []}, 422, 'the body must be {"overrides": {"section.key": value}}'),
         ({"override": {}}, 422, 'the body must be {"overrides": {"section.key": value}}'),
@@ -212,6 +217,15 @@ def test_runs_are_found_by_pipeline_status_and_time_and_come_in_pages(serve: Ser
     assert ([run["id"] for run in rest["runs"]], rest["next"]) == ([ids[0]], None)
 
 
+@pytest.mark.parametrize("query", ["before=99999999999999999999", "before=0", "since=0001-01-01T00:00:00%2B10:00", "since=tomorrow"])
+def test_a_place_in_the_list_that_cannot_be_is_refused(query: str, serve: Serve) -> None:
+    site = serve()
+
+    assert site.get(f"/runs?{query}").status == 422
+    if query.startswith("before"):
+        assert site.get(f"/ui/runs?{query}").status == 422
+
+
 def test_pipelines_tell_their_schedule_and_what_is_wrong(serve: Serve) -> None:
     site = serve(services={"churn": "{schedule: 0 6 1 1 *, allow: [run.date]}", "wrong": "{alow: x}"})
     site.until_ended(site.run("churn").json["id"])
@@ -267,6 +281,10 @@ def test_without_tokens_only_this_machine_by_its_own_name_is_answered(serve: Ser
         assert site.get("/pipelines", Host=host).status == 403
     # A form of another site can be sent, but not as JSON, and not with what is in our own forms.
     assert site.ask("POST", "/pipelines/churn/runs", b"{}", {"Content-Type": "text/plain"}).status == 415
+    for sent in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        for path in ("/pipelines/churn/runs", "/runs/x/cancel"):
+            assert detail(site.ask("POST", path, b"", sent), 403) == "the request was sent from another site"
+    assert site.ask("POST", "/runs/x/cancel", b"", {"Sec-Fetch-Site": "same-origin"}).status == 404
     assert site.form("/ui/pipelines/churn/runs", {"form_key": "guess"}).status == 403
 
 

@@ -67,6 +67,8 @@ class Access:
             # A name that leads here may be another site's; its pages then are of the same origin as these.
             if (urlsplit(f"//{request.headers.get('host', '')}").hostname or "") not in LOOPBACK:
                 raise HTTPException(403, "with --no-auth only requests to localhost are answered")
+            if request.method not in _SAFE_METHODS:
+                _refuse_other_sites(request)  # any page that this machine's browser shows could send it
             self._count(ANYBODY.name)
             return Visitor(ANYBODY, self._form_key)
         found = self._known(request)
@@ -99,13 +101,7 @@ class Access:
         Raises:
             HTTPException: 403.
         """
-        # Browsers say it themselves where they are sure; what a proxy makes of the host does not matter then.
-        said, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-        is_own = (
-            origin is None or urlsplit(origin).netloc == request.headers.get("host") if said is None else said in ("same-origin", "none")
-        )
-        if not is_own:
-            raise HTTPException(403, "the form was sent from another site")
+        _refuse_other_sites(request)
         if visitor is not None and not hmac.compare_digest(given.encode(), visitor.form_key.encode()):
             raise HTTPException(403, "the form is too old: load the page again")
 
@@ -129,6 +125,14 @@ class Access:
     def _count(self, who: str) -> None:
         if wait := self._rate.wait(who):
             raise HTTPException(429, f"too many requests; again in {wait} s", {"Retry-After": str(wait)})
+
+
+def _refuse_other_sites(request: Request) -> None:
+    # Browsers say it themselves where they are sure; what a proxy makes of the host does not matter then.
+    said, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    is_own = origin is None or urlsplit(origin).netloc == request.headers.get("host") if said is None else said in ("same-origin", "none")
+    if not is_own:
+        raise HTTPException(403, "the request was sent from another site")
 
 
 def set_cookie(request: Request, response: Response, session: str) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from lakescore.service import logs, processes
 from lakescore.service.access import Visitor
 from lakescore.service.center import Center
-from lakescore.service.store import Status
+from lakescore.service.store import MOST_SEQ, Status
 from lakescore.service.views import PipelineView, RunPage, RunView
 
 _MOST_RUNS = 200
@@ -113,7 +113,7 @@ def runs(
     status: Annotated[list[Status] | None, Query(description="may be repeated")] = None,
     since: Annotated[str | None, Query(description="made at this time or later")] = None,
     limit: Annotated[int, Query(ge=1, le=_MOST_RUNS)] = 50,
-    before: Annotated[int | None, Query(description="where an earlier answer said that the older ones are")] = None,
+    before: Annotated[int | None, Query(ge=1, le=MOST_SEQ, description="where an earlier answer said that the older ones are")] = None,
 ) -> RunPage:
     """Runs."""
     found, rest = center.runs(limit, pipeline, status or (), since, before)

@@ -119,9 +119,9 @@ class Center:
         if since is not None:
             try:
                 moment = moment_of(since)
-            except ValueError:
+                since = text_of(moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc))
+            except (ValueError, OverflowError):
                 raise HTTPException(422, f"since: got {since[:40]!r}; expected a time such as 2026-01-31T06:00:00Z") from None
-            since = text_of(moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc))
         found = self.store.newest(limit + 1, pipeline, status, since, before)
         return found[:limit], found[limit - 1].seq if len(found) > limit else None
 

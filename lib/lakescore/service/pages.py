@@ -23,7 +23,7 @@ from lakescore.service.access import COOKIE, Visitor, set_cookie
 from lakescore.service.api import CenterOf, Reader, Runner, body
 from lakescore.service.center import Center
 from lakescore.service.pipelines import Pipeline, parse_overrides
-from lakescore.service.store import STATUSES, Run, moment_of, text_of
+from lakescore.service.store import MOST_SEQ, STATUSES, Run, moment_of, text_of
 from lakescore.service.views import RunView, view_of_run
 
 _ON_A_PAGE = 25
@@ -103,7 +103,7 @@ def _views(center: Center, runs: list[Run]) -> list[RunView]:
 
 @router.get("/ui/runs")
 def runs(
-    center: CenterOf, visitor: Reader, pipeline: str = "", status: str = "", before: Annotated[int | None, Query(ge=1)] = None
+    center: CenterOf, visitor: Reader, pipeline: str = "", status: str = "", before: Annotated[int | None, Query(ge=1, le=MOST_SEQ)] = None
 ) -> HTMLResponse:
     """All runs, by pipeline and status."""
     chosen = (status,) if status in STATUSES else ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from lakescore.compose import compose, read_file
 from lakescore.config import ScoreConfig
 from lakescore.errors import ConfigError, LakescoreError
 from lakescore.recurrence import Recurrence
+from lakescore.redact import is_secret_key
 from lakescore.service.store import Run, Trigger, new_id, text_of
 from lakescore.strict_yaml import parse_value
 
@@ -133,14 +134,25 @@ def as_override(key: str, value: Any) -> str:
     """A value of JSON as an override has it, ``key=value``.
 
     Raises:
-        ConfigError: it would be interpolated, with the service's environment for example.
+        ConfigError: it would be interpolated, with the service's environment for example; or it is a secret, which would stand in the
+            list of processes.
     """
     if not _KEY.fullmatch(key):
         raise ConfigError(f"{key[:80]!r}: is no key such as run.date")
+    if (secret := next(filter(is_secret_key, [key, *_names(value)]), None)) is not None:
+        raise ConfigError(f"{secret} is a secret and no caller's value; the pipeline's file has it from the environment: ${{oc.env:NAME}}")
     text = _as_yaml(value, key)
     if "${" in text or "${" in key:
         raise ConfigError(f"{key}: a caller's value must not hold ${{")
     return f"{key}={text}"
+
+
+def _names(value: Any) -> Iterator[str]:
+    """The names in a value of JSON, at any depth."""
+    if isinstance(value, dict):
+        yield from value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _names(item)
 
 
 def _as_yaml(value: Any, key: str) -> str:

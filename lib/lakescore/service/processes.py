@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lakescore import own_process
+
 LOG, PROCESS, EXIT = "log.txt", "process.json", "exit.json"
 
 
@@ -25,7 +27,7 @@ class Process:
 
     def is_alive(self) -> bool:
         """Whether it still runs."""
-        return start_time(self.pid) == self.started
+        return own_process.started(self.pid) == self.started
 
     def end(self) -> None:
         """Ask it to end."""
@@ -34,25 +36,9 @@ class Process:
                 os.kill(self.pid, signal.SIGTERM)
 
 
-def start_time(pid: int) -> str | None:
-    """When a process began, as the system tells it; None where it has ended."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            fields = file.read().rsplit(")", 1)[1].split()
-        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
-            boot = file.read().strip()
-        # A zombie has ended, and only waits for the one who started it.
-        return None if fields[0] in ("Z", "X") else f"{boot}:{fields[19]}"
-    except (OSError, IndexError):
-        if os.path.isdir("/proc/self"):
-            return None
-    answer = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or None
-
-
 def leave(folder: Path) -> bool:
     """Write down in a folder that this process is at work there; False where another one was first."""
-    me = Process(os.getpid(), start_time(os.getpid()) or "")
+    me = Process(os.getpid(), own_process.started(os.getpid()) or "")
     beside = folder / f".{PROCESS}.{me.pid}"
     beside.write_text(json.dumps(asdict(me)), encoding="utf-8")
     try:

@@ -110,7 +110,9 @@ class _Server(uvicorn.Server):
         def handle(number: int, frame: types.FrameType | None) -> None:
             self.handle_exit(number, frame)
 
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        # A terminal that closes ends it likewise, unless nohup has it ignored.
+        ends = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else [])]
+        before = {number: signal.signal(number, handle) for number in ends}
         try:
             yield
         finally:

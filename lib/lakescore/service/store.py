@@ -87,6 +87,7 @@ class Run:
         return self.status in ENDED
 
 
+MOST_SEQ = 2**63 - 1  # that SQLite takes
 _COLUMNS = tuple(field.name for field in fields(Run) if field.name != "seq")
 
 
