@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
-from lakescore import drift_cli, interruption, repair_cli
+from lakescore import console, drift_cli, interruption, repair_cli
 from lakescore.commands import Parser, failed, run_command
 from lakescore.errors import ConfigError, LakescoreError, PlatformError, did_you_mean, listing
 from lakescore.redact import redact
@@ -101,11 +101,11 @@ def task_main() -> None:
     """``lakescore`` for platforms that call a function and look at nothing but what it raises: Databricks' wheel tasks.
 
     Raises:
-        LakescoreError: the command has failed, and has said why on stderr.
+        LakescoreError: the command has failed; with its line.
     """
     code = main()
     if code:
-        raise LakescoreError(f"lakescore has ended with exit code {code}; why is the line that it has left on stderr")
+        raise LakescoreError(f"{console.complaint().removeprefix('lakescore: ')} (exit code {code})")
 
 
 def score_main(argv: Sequence[str] | None = None) -> int:

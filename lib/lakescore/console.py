@@ -11,6 +11,8 @@ import stat
 import sys
 from typing import TextIO
 
+_last = ""
+
 
 def under_spark_submit() -> bool:
     """Whether spark-submit started this process."""
@@ -39,9 +41,16 @@ def terminal() -> TextIO | None:
     return None
 
 
+def complaint() -> str:
+    """What this process has complained of last."""
+    return _last
+
+
 def complain(line: str) -> None:
     """Print one line on the stderr that the caller of the job sees."""
-    if under_spark_submit():
+    global _last  # the one that a caller may be told who sees no stderr
+    _last = line
+    if under_spark_submit() and not on_databricks():
         with contextlib.suppress(Exception):
             from lakescore.session import print_on_jvm_stderr
 

@@ -296,7 +296,7 @@ def observed(answers: Sequence[Answer], monitor: Monitor | None) -> dict[str, An
         return {}
     counted = [base64.b64encode(answer.counted).decode() for answer in answers if answer.counted]
     nulls = [sum(column) for column in zip(*(answer.nulls for answer in answers if answer.counted), strict=True)]
-    return {"counted": counted, "nulls": nulls or [0] * len(monitor.floats)}
+    return {"counted": ",".join(counted), "nulls": ",".join(map(str, nulls or [0] * len(monitor.floats)))}
 
 
 def seconds_of(answers: Sequence[Answer]) -> dict[str, float]:

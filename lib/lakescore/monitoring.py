@@ -220,9 +220,10 @@ def observe(df: DataFrame, monitor: Monitor, observation: Observation) -> DataFr
         monitor: what is watched.
         observation: where it goes.
     """
-    nulls = F.array(*[F.count_if(column(one).isNull()) for one in monitor.floats.values()]).cast("array<bigint>")
-    # Text, because Spark Connect has no lists of bytes here.
-    return df.observe(observation, F.collect_list(F.base64(column(COUNTED_FIELD))).alias("counted"), nulls.alias("nulls"))
+    # Text, because Spark 4.0 has no lists here.
+    counted = F.concat_ws(",", F.collect_list(F.base64(column(COUNTED_FIELD))))
+    nulls = F.concat_ws(",", *[F.count_if(column(one).isNull()).cast("string") for one in monitor.floats.values()])
+    return df.observe(observation, counted.alias("counted"), nulls.alias("nulls"))
 
 
 def statistics_of(monitor: Monitor, observed: Mapping[str, Any], described: str, rows: int) -> Statistics:
@@ -230,12 +231,12 @@ def statistics_of(monitor: Monitor, observed: Mapping[str, Any], described: str,
 
     Args:
         monitor: what was watched.
-        observed: what ``observe`` collected.
+        observed: what ``observe`` collected: what each task counted in base64, and the nulls of each of ``monitor.floats``, with commas.
         described: what the batch is, for people.
         rows: that were read.
     """
-    counts = counting.add_up(monitor.bins, map(base64.b64decode, observed["counted"]))
-    for name, nulls in zip(monitor.floats, observed["nulls"], strict=True):
+    counts = counting.add_up(monitor.bins, map(base64.b64decode, filter(None, observed["counted"].split(","))))
+    for name, nulls in zip(monitor.floats, filter(None, observed["nulls"].split(",")), strict=True):
         counts[name].nulls = int(nulls)
     return profile.from_counts(counts, (*monitor.monitored, *monitor.strangers), monitor.bins, described, rows)
 

@@ -263,9 +263,24 @@ def _started(start: Callable[[], Any], what: str) -> Any:
     except Exception as error:
         if what == "Spark":
             java.require()
+            _require_name()
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = next((line for line in lines if "Exception" in line or "Error" in line), lines[0] if lines else "")
         raise PlatformError(f"{what} does not start: {reason or type(error).__name__}") from error
+
+
+def _require_name() -> None:
+    """Spark asks the system who runs it."""
+    try:
+        import pwd  # not on Windows
+
+        pwd.getpwuid(os.getuid())
+    except ImportError:
+        return
+    except KeyError:
+        raise PlatformError(
+            f"Spark does not start for a user without a name: there is no line for the user {os.getuid()} in /etc/passwd"
+        ) from None
 
 
 def _under_submit(config: SparkConfig, defaults: dict[str, str]) -> dict[str, str]:

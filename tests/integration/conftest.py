@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 from mlflow.models import infer_signature
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import types as T
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import LinearRegression
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _observes_what_spark_4_0_can() -> Iterator[None]:
+    """Before 4.1 an observation gives back numbers and text alone: lists and structs fail when the job is done (SPARK-53544)."""
+    real = DataFrame.observe
+
+    def observe(self: DataFrame, observation: Any, *values: Column) -> DataFrame:
+        kinds = {field.name: field.dataType for field in self.select(*values).schema}
+        assert not [name for name, kind in kinds.items() if isinstance(kind, (T.ArrayType, T.MapType, T.StructType, T.BinaryType))], kinds
+        return real(self, observation, *values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DataFrame, "observe", observe)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -224,7 +224,7 @@ def test_a_batch_of_a_table_is_replaced_and_another_one_stands_beside_it(client:
     rows = client.table("predictions").to_pandas()
     assert rows["batch_id"].value_counts().to_dict() == {"a": 100, "2026-01-31": 442}
     assert set(rows.loc[rows["batch_id"] == "a", "run_id"]) == {replaced["run_id"]}
-    assert raised == "LakescoreError: lakescore has ended with exit code 2; why is the line that it has left on stderr"
+    assert raised == "LakescoreError: run.bacth_id: unknown key. Did you mean 'batch_id'? (command line) (exit code 2)"
     assert [one.name for one in (client.warehouse / "ml.db").iterdir() if "staging" in one.name] == []
 
 

@@ -256,6 +256,9 @@ def test_the_dags_job_is_configured_and_may_be_tried_again(recorded: dict[str, d
 
     assert (config.run.batch_id, str(config.run.date), config.run.on_rerun) == (DAY, DAY, "skip")
     assert config.source.path == (f"s3://BUCKET/customers/{DAY}",)
+    # Without it the operator refuses YARN's cluster mode at once (Spark provider 6.3).
+    assert (task["deploy_mode"], task["durable"]) == ("cluster", False)
+    assert all(jar.startswith("local:///") for jar in task["jars"].split(","))
     assert parse_cron(dag["schedule"])
     assert (dag["default_args"]["retries"], dag["default_args"]["retry_delay"]) == (2, timedelta(minutes=5))
 
@@ -347,8 +350,9 @@ def test_the_images_pip_line_builds_a_whole_wheel_of_what_was_copied(dockerfile:
 @pytest.mark.parametrize(
     ("variables", "uri"),
     [
-        ({"PRED_MODEL_UUID": "4f1c", "PRED_MODEL_PATH": "runs:/4f1c/model"}, "runs:/4f1c/model"),
-        ({"PRED_MODEL_UUID": "", "PRED_MODEL_PATH": "/data/model.pkl"}, "/data/model.pkl"),
+        ({"PRED_MODEL_UUID": "4f1c"}, "runs:/4f1c/model"),
+        ({"PRED_MODEL_UUID": "4f1c", "PRED_MODEL_PATH": "/data/model.pkl"}, "/data/model.pkl"),
+        ({"PRED_MODEL_UUID": "4f1c", "PRED_MODEL_PATH": "models:/churn@champion"}, "models:/churn@champion"),
     ],
 )
 def test_the_image_scores_data_to_output_with_the_model_of_its_build(
@@ -361,7 +365,9 @@ def test_the_image_scores_data_to_output_with_the_model_of_its_build(
 
     assert command == ["lakescore", "score"]
     assert (config.model.uri, config.source.path, config.output.path) == (uri, ("/data",), "/output/predictions")
-    assert set(variables) <= {one.partition("=")[0] for one in _all(dockerfile, "ARG")}
+    # What a build is told is what a run may be told anew.
+    assert [one.partition("=")[0] for one in _all(dockerfile, "ARG")] == ["EXTRAS", "PRED_MODEL_UUID"]
+    assert "PRED_MODEL_UUID=${PRED_MODEL_UUID}" in _all(dockerfile, "ENV")
 
 
 # --- Kubernetes

@@ -1,12 +1,14 @@
 """Score one day every night with Airflow 3: put this file into the folder of the DAGs.
 
-Airflow's workers need ``apache-airflow-providers-apache-spark``, a ``spark-submit`` on their PATH, the Airflow connection
-``spark_default`` (host ``yarn``, ``spark://HOST`` or ``k8s://...``), and on YARN HADOOP_CONF_DIR. What ``conf/deploy/emr/pack.sh`` makes
-is in BUCKET; on a cluster without S3 give other paths. ``airflow dags test lakescore 2026-01-31`` runs one day here and now.
+Airflow's workers need ``apache-airflow-providers-apache-spark`` 6.3 or later, a ``spark-submit`` on their PATH that reads ``s3://``, the
+Airflow connection ``spark_default`` (host ``yarn``, ``spark://HOST`` or ``k8s://...``), and on YARN HADOOP_CONF_DIR. What
+``conf/deploy/emr/pack.sh`` makes is in BUCKET; on a cluster without S3 give other paths. ``airflow dags test lakescore 2026-01-31`` runs
+one day here and now.
 
 Each day is one batch, named by its date. So a retry, a task that is cleared and run again, and a backfill
-(``airflow backfill create --dag-id lakescore --from-date 2026-01-01 --to-date 2026-01-31``) score what is missing and nothing twice: a
-batch that is there is skipped, with exit code 0. To make a day anew trigger it with ``{"on_rerun": "replace"}``.
+(``airflow backfill create --dag-id lakescore --from-date 2026-01-01 --to-date 2026-02-01`` is January: the last date is a moment, its
+midnight) score what is missing and nothing twice: a batch that is there is skipped, with exit code 0. To make days anew, add
+``--reprocess-behavior completed --dag-run-conf '{"on_rerun": "replace"}'`` to a backfill of them.
 """
 
 from __future__ import annotations
@@ -70,5 +72,9 @@ with DAG(
             "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
             **{f"spark.yarn.appMasterEnv.{name}": value for name, value in ENVIRONMENT.items()},
         },
-        jars="/usr/share/aws/delta/lib/delta-spark.jar,/usr/share/aws/delta/lib/delta-storage.jar",
+        # On EMR's nodes, not on Airflow's worker.
+        jars=",".join(f"local:///usr/share/aws/delta/lib/delta-{name}.jar" for name in ("spark", "storage")),
+        # A worker that dies forgets the job; its retry is the same batch. To find the job again instead: yarn_track_via_rm_api=True, and
+        # yarn_resourcemanager_webapp_address in the connection's extra.
+        durable=False,
     )
