@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 
 from lakescore import abandoned, own_process, runs, storage, targets, tracking
 from lakescore.deletion import session_for
-from lakescore.errors import InputError
+from lakescore.errors import ConfigError, InputError
 from lakescore.redact import redact
 from lakescore.runs import Runs
 from lakescore.sinks import Batch, PublishedRows, open_sink
@@ -116,6 +116,8 @@ def doctor(
     Raises:
         LakescoreError: the output is none or cannot be read, or the tracking server does not answer.
     """
+    if not isinstance(older_than, timedelta) or older_than < timedelta(0):
+        raise ConfigError(f"older_than: got {older_than!r}; expected a timedelta that is not negative")
     target = targets.resolve(output, config, overrides)
     with storage.scratch_folder() as scratch, tracking.quiet_mlflow():
         client = tracking.client_for_looking(target.tracking, scratch)

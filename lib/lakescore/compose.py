@@ -66,6 +66,7 @@ def compose(
     Raises:
         ConfigError: naming the key, what was given and where, and what is expected.
     """
+    _refuse_types(files, overrides, values)
     layers: list[Layer] = [(str(file), read_file(Path(file))) for file in files]
     aside: dict[str, Any] = {}
     if values is not None:
@@ -90,6 +91,18 @@ def compose(
     if config.source.incremental is not None:
         _refuse_other_place_each_day(merged, origins)
     return config
+
+
+def _refuse_types(files: Any, overrides: Any, values: Any) -> None:
+    """What a Python caller has given by mistake; the command line gives texts."""
+    if values is not None and not isinstance(values, Mapping):
+        hint = "; rows to score are data=" if hasattr(values, "columns") or hasattr(values, "schema") else ""
+        raise ConfigError(f"config: got {type(values).__name__}; expected a YAML file's path, several, or a mapping of sections{hint}")
+    for name, given, kinds in (("config", files, (str, PurePath)), ("overrides", overrides, (str,))):
+        listed = isinstance(given, Sequence) and not isinstance(given, (str, bytes))
+        if not listed or not all(isinstance(one, kinds) for one in given):
+            wanted = "['section.key=value', ...]" if name == "overrides" else "a YAML file's path, or several"
+            raise ConfigError(f"{name}: got {given!r:.80}; expected {wanted}")
 
 
 def _refuse_other_place_each_day(merged: Any, origins: _Origins) -> None:

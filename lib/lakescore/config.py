@@ -287,10 +287,13 @@ class ImageConfig(Section):
         return self
 
 
+IncrementalBy = Literal["versions", "changes", "files", "column"]
+
+
 class IncrementalConfig(Section):
     """How a run knows what no run before it has scored, and where that is kept."""
 
-    by: Literal["versions", "changes", "files", "column"]
+    by: IncrementalBy
     column: Text | None = None
     start: Text | None = None
     state: Text | None = None
@@ -302,7 +305,7 @@ class IncrementalConfig(Section):
         if self.start is None or self.by == "column":
             return self
         may_be_version = self.by in ("versions", "changes")
-        if not (may_be_version and self.start.isdigit()) and not _is_time(self.start):
+        if not (may_be_version and self.start.isascii() and self.start.isdigit()) and not _is_time(self.start):
             wanted = "a version, or a time" if may_be_version else "a time"
             raise ValueError(f"start must be {wanted} like 2026-01-31 or 2026-01-31T06:00:00Z; got {self.start!r}")
         return self

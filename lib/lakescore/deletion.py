@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from lakescore import runs, session, storage, targets, tracking
 from lakescore.config import OutputConfig, is_batch_id
-from lakescore.errors import OutputError, listing
+from lakescore.errors import ConfigError, OutputError, listing
 from lakescore.redact import redact
 from lakescore.sinks import Batch, open_sink, quarantine, rows
 from lakescore.sinks.contents import Contents, contents
@@ -73,6 +73,10 @@ def delete_batch(
         OutputError: the batch is not there, its quarantined rows were replayed, or another process changes it at the same time.
         ConfigError, InputError: the output is none.
     """
+    if isinstance(batch_id, int):
+        batch_id = str(batch_id)  # as a configuration has it
+    if not isinstance(batch_id, str):
+        raise ConfigError(f"batch_id: got {batch_id!r}; expected a batch's ID")
     target = targets.resolve(output, config, overrides)
     open_spark = session_for(target, spark)
     with storage.scratch_folder() as scratch, tracking.quiet_mlflow():

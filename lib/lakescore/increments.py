@@ -242,7 +242,9 @@ def _refuse_other_table(last: Window, found: Window) -> None:
 
 def _first_version(start: str, times: Callable[[], Mapping[int, int]], newest: int) -> int:
     """The version that ``start`` names, or the first one at or after that time (UTC); one behind the newest where there is none."""
-    if start.isdigit():
+    if start.isascii() and start.isdigit():
+        if int(start) > newest + 1:
+            log.warning("source.incremental.start: the newest version is %d, and nothing is read before %s is there", newest, start)
         return int(start)
     wanted = _millis(start)
     return min((version for version, at in times().items() if at >= wanted), default=newest + 1)

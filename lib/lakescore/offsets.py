@@ -18,10 +18,12 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field, replace
-from typing import Any
+from datetime import date
+from typing import Any, get_args
 
 from lakescore import storage
-from lakescore.errors import InputError
+from lakescore.config import IncrementalBy, is_batch_id
+from lakescore.errors import ConfigError, InputError
 from lakescore.storage import File, Location
 
 _NAME = re.compile(r"(\d{6,})\.json")
@@ -178,7 +180,7 @@ class OffsetLog:
         place = self._place_of(number)
         try:
             return _of_json(number, place.read_text())
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"source.incremental.state: {self.folder}/{place.name} is no entry that Lakescore wrote ({type(error).__name__}); put it "
                 "back, or begin again with another state"
@@ -190,10 +192,13 @@ def open_log(folder: str) -> OffsetLog:
 
     Raises:
         InputError: the folder is on a file system that this process cannot reach.
+        ConfigError: it is a file.
     """
     place = Location.of(folder)
     if place is None:
         raise InputError(f"source.incremental.state: {folder} is on a file system that this process cannot reach; give another folder")
+    if place.exists() and not place.is_dir():
+        raise ConfigError(f"source.incremental.state: {folder} is a file; give a folder")
     return OffsetLog(storage.absolute(folder), place)
 
 
@@ -212,4 +217,18 @@ def _of_json(number: int, text: str) -> Entry:
     window = tree.pop("window")
     window["files"] = tuple(File(*one) for one in window.get("files", ()))
     seen = tree.pop("seen", None)
-    return Entry(number, window=Window(**window), seen=None if seen is None else tuple(File(*one) for one in seen), **tree)
+    entry = Entry(number, window=Window(**window), seen=None if seen is None else tuple(File(*one) for one in seen), **tree)
+    _check(entry)
+    return entry
+
+
+def _check(entry: Entry) -> None:
+    """Raise ValueError where somebody's hand has made of an entry what would become a folder's name, or half of a window."""
+    window = entry.window
+    date.fromisoformat(entry.score_date)
+    counted = window.by in ("versions", "changes")
+    kinds = (int, type(None)) if counted else (int, str, type(None))
+    if window.by not in get_args(IncrementalBy) or not (isinstance(window.after, kinds) and isinstance(window.to, kinds)):
+        raise ValueError("its window is none")
+    if entry.batch_id is not None and not is_batch_id(entry.batch_id):
+        raise ValueError("its batch_id is none")

@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 
 def score(
-    config: ScoreConfig | Mapping[str, Any] | str | Path | None = None,
+    config: ScoreConfig | Mapping[str, Any] | str | Path | Sequence[str | Path] | None = None,
     *,
     overrides: Sequence[str] = (),
     spark: SparkSession | None = None,
@@ -64,7 +64,7 @@ def score(
     """Score a source with a model and publish the predictions as one batch.
 
     Args:
-        config: a composed configuration, a mapping of sections, or the path of a YAML file.
+        config: a composed configuration, a mapping of sections, or the path of a YAML file, or several of which a later one wins.
         overrides: ``section.key=value``, as on the command line.
         spark: the session to use; default: the one that is active, else a new one.
         data: rows to score in place of the configured source: a pandas, Arrow or Spark DataFrame (the index of a pandas one is left
@@ -136,7 +136,7 @@ def _remove_scratch(window: Window | None) -> None:
 
 
 def replay(
-    config: ScoreConfig | Mapping[str, Any] | str | Path | None = None,
+    config: ScoreConfig | Mapping[str, Any] | str | Path | Sequence[str | Path] | None = None,
     *,
     overrides: Sequence[str] = (),
     spark: SparkSession | None = None,
@@ -173,7 +173,7 @@ def replay(
 
 
 def dry_run(
-    config: ScoreConfig | Mapping[str, Any] | str | Path | None = None,
+    config: ScoreConfig | Mapping[str, Any] | str | Path | Sequence[str | Path] | None = None,
     *,
     overrides: Sequence[str] = (),
     spark: SparkSession | None = None,
@@ -228,7 +228,9 @@ def _composed_of(config: Any, overrides: Sequence[str]) -> ScoreConfig:
         return compose((), overrides, config.to_dict(rows=config.source.rows))
     if isinstance(config, (str, Path)):
         return compose([config], overrides)
-    return compose((), overrides, config or {})
+    if isinstance(config, (list, tuple)):
+        return compose(config, overrides)
+    return compose((), overrides, {} if config is None else config)
 
 
 def _session_of(data: Any, spark: SparkSession | None) -> SparkSession | None:

@@ -336,8 +336,9 @@ def _refuse_clashes(kept: Sequence[str], prediction: Sequence[str], case_sensiti
                     )
                 drop = [one for one in kept if one.casefold() in {name.casefold() for name in (*prediction, *LINEAGE_COLUMNS)}]
                 raise OutputError(
-                    f"output: the column {first!r} would be both {other} and {what}; rename the source's column (columns.rename), drop it "
-                    f"(columns.drop=[{','.join(drop)}]), or set output.prediction"
+                    f"output: the column {first!r} would be both {other} and {what}; rename the source's column (columns.rename)"
+                    f"{',' if what == 'a prediction' else ' or'} drop it (columns.drop=[{','.join(drop)}])"
+                    f"{', or set output.prediction' if what == 'a prediction' else ''}"
                 )
             taken[key] = (what, name)
 

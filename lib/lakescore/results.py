@@ -37,7 +37,7 @@ from pyspark.sql import types as T
 from lakescore import session, storage, tracking
 from lakescore.catalog import quote_table
 from lakescore.config import ROW_FILES, SparkConfig, TrackingConfig
-from lakescore.errors import InputError, did_you_mean
+from lakescore.errors import ConfigError, InputError, did_you_mean
 from lakescore.failures import translated
 from lakescore.schema import BATCH, PARTITION
 from lakescore.sinks import journal
@@ -83,6 +83,8 @@ def read(what: Any, *, limit: int | None = None, tracking_uri: str | None = None
     Raises:
         InputError: there is no such run or path, or the run's rows are not there any more.
     """
+    if limit is not None and (not isinstance(limit, int) or limit < 0):
+        raise ConfigError(f"limit: got {limit!r}; expected a number of rows")
     if getattr(what, "run_id", None) == "":
         raise InputError(f"read: the run found nothing new to score; read({str(what.location)!r}) gives all that is there")
     output = _find(getattr(what, "run_id", None) or str(what), tracking_uri)
@@ -95,6 +97,7 @@ def read(what: Any, *, limit: int | None = None, tracking_uri: str | None = None
 
 
 def _find(what: str, tracking_uri: str | None) -> _Output:
+    what = storage.checked(what)
     try:
         location = Location.of(what)
         if location is not None and location.exists():

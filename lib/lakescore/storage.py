@@ -56,6 +56,17 @@ def absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(local_path(path)))
 
 
+def checked(path: str) -> str:
+    """The path, unless no file system takes it.
+
+    Raises:
+        ConfigError: it holds a NUL, or bytes that are no UTF-8.
+    """
+    if "\0" in path or (not path.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in path)):
+        raise ConfigError(f"{path!r}: holds {'a NUL' if chr(0) in path else 'bytes that are no UTF-8'}")
+    return path
+
+
 def for_spark(path: str) -> str:
     """A path to write to: local ones with their scheme, or a cluster's default file system would be meant."""
     if scheme_of(path) != "file":

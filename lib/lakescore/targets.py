@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,9 @@ def resolve(output: str | None, config: Config | None = None, overrides: Sequenc
 
 def _section_of(output: str, has_config: bool) -> dict[str, Any]:
     """The section ``output`` for a path or a table's name."""
+    if not isinstance(output, (str, os.PathLike)):
+        raise ConfigError(f"OUTPUT: got {output!r:.80}; expected a path or a table's name")
+    output = storage.checked(os.fspath(output))
     if "table" in references.source_of(output):
         return {"table": output, "format": "delta"}
     place = Location.of(output)

@@ -7,6 +7,7 @@ first JSON value of a line, and read bytes that are no UTF-8 as other characters
 from __future__ import annotations
 
 import codecs
+import csv
 import io
 import json
 import re
@@ -83,7 +84,9 @@ def _line_check(file: File, format_: str, options: Mapping[str, str]) -> _Check 
     if any(len(one.encode()) != 1 for one in (separator, quote, escape)):
         return None
     whole = _csv_line(separator.encode(), quote.encode(), escape.encode())
-    return partial(_check_quotes, file, quote.encode(), escape == quote, whole, comment)
+    check_quotes = partial(_check_quotes, file, quote.encode(), escape == quote, whole, comment)
+    has_header = (option(options, "header") or "true").lower() == "true" and not comment
+    return partial(_check_csv, check_quotes, partial(_check_header, file, separator, quote) if has_header else None)
 
 
 def _separator(file: File, options: Mapping[str, str]) -> str:
@@ -114,6 +117,23 @@ def _decode(decoder: codecs.IncrementalDecoder, block: bytes, before: int, file:
             f"source.path: {file.path} is no UTF-8 (byte 0x{error.object[error.start]:02x} near position {before + error.start}); "
             "set source.options.encoding, for example ISO-8859-1"
         ) from error
+
+
+def _check_csv(check_quotes: _Check, check_header: Callable[[bytes], None] | None, lines: Sequence[bytes], before: int) -> None:
+    check_quotes(lines, before)
+    if before == 0 and lines and check_header is not None:
+        check_header(lines[0])
+
+
+def _check_header(file: File, separator: str, quote: str, line: bytes) -> None:
+    """Spark would give the second of two columns of one name a name of its own."""
+    try:
+        (names,) = csv.reader([line.decode("utf-8-sig", "replace").rstrip("\r\n")], delimiter=separator, quotechar=quote)
+    except (csv.Error, TypeError, ValueError):
+        return  # a dialect that Python has not
+    twice = next((name for i, name in enumerate(names) if name and name in names[:i]), None)
+    if twice is not None:
+        raise InputError(f"source.path: {file.path}: its header has {twice!r} twice; give the columns names of their own")
 
 
 def _check_quotes(

@@ -98,6 +98,7 @@ def client_for(config: TrackingConfig) -> MlflowClient:
     """
     tracking_uri = config.tracking_uri or mlflow_defaults.tracking_uri()
     _require_answer("tracking.tracking_uri", tracking_uri)
+    _require_folder(tracking_uri)
     if config.registry_uri:
         _require_answer("tracking.registry_uri", config.registry_uri)
     try:
@@ -248,6 +249,16 @@ def _require_answer(key: str, uri: str) -> None:
         raise PlatformError(
             f"{key}: the MLflow server {uri} does not answer: {getattr(error, 'strerror', None) or error}; start it, or give another URI"
         ) from error
+
+
+def _require_folder(uri: str) -> None:
+    """Make the file of a new store: MLflow itself would try for minutes."""
+    file = Path(uri.removeprefix(_SQLITE))
+    if uri.startswith(_SQLITE) and "%" not in uri and not file.exists():
+        try:
+            file.touch()
+        except OSError as error:
+            raise PlatformError(f"tracking.tracking_uri: {uri} cannot be made: {error.strerror}") from error
 
 
 @contextmanager

@@ -434,8 +434,12 @@ def test_a_source_column_that_the_output_needs_is_refused_by_name(
         score(settings, spark=spark)
 
     assert str(caught.value) == (
-        f"output: the column '{name}' would be both a source column and {what}; rename the source's column (columns.rename), drop it "
-        f"(columns.drop=[{name}]), or set output.prediction"
+        f"output: the column '{name}' would be both a source column and {what}; rename the source's column (columns.rename)"
+        + (
+            f", drop it (columns.drop=[{name}]), or set output.prediction"
+            if what == "a prediction"
+            else f" or drop it (columns.drop=[{name}])"
+        )
     )
     assert not Path(settings["output"]["path"]).exists()
 

@@ -9,6 +9,7 @@ from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -217,6 +218,25 @@ def test_a_control_character_is_refused_in_one_line(write: Write) -> None:
 )
 def test_characters_that_nothing_takes_are_refused(override: str, line: str) -> None:
     assert refused(overrides=[override]) == line
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"values": 5}, "config: got int; expected a YAML file's path, several, or a mapping of sections"),
+        (
+            {"values": pd.DataFrame({"a": [1]})},
+            "config: got DataFrame; expected a YAML file's path, several, or a mapping of sections; rows to score are data=",
+        ),
+        ({"files": [5]}, "config: got [5]; expected a YAML file's path, or several"),
+        ({"overrides": "run.name=a"}, "overrides: got 'run.name=a'; expected ['section.key=value', ...]"),
+        ({"overrides": [("a", "b")]}, "overrides: got [('a', 'b')]; expected ['section.key=value', ...]"),
+    ],
+)
+def test_what_a_caller_in_python_mistakes_is_one_line(given: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(**given)
+    assert str(caught.value) == line
 
 
 def test_a_readers_option_may_be_a_nul() -> None:

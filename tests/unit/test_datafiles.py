@@ -150,6 +150,15 @@ def test_json_of_one_value_on_each_line_passes(tmp_path: Path, content: str, opt
     _check(tmp_path / "a.json", **options)
 
 
+def test_a_header_with_a_name_twice_is_refused_and_one_that_is_no_header_not(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('\ufeff"x";y;x\n1;2;3\n', encoding="utf-8")
+
+    with pytest.raises(InputError, match=f"^source.path: {tmp_path}/a.csv: its header has 'x' twice; give the columns names of their own$"):
+        _check(tmp_path / "a.csv", sep=";")
+    _check(tmp_path / "a.csv", sep=";", header="false")
+    _check(tmp_path / "a.csv")
+
+
 def _avro_header(schema: bytes, count: int = 2, length: bytes | None = None) -> bytes:
     """The magic, a map of one entry with the schema, its end, and the sync marker."""
     return b"Obj\x01" + bytes([count]) + b"\x16avro.schema" + (length or bytes([2 * len(schema)])) + schema + b"\x00" + b"s" * 16

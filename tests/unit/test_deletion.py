@@ -17,7 +17,7 @@ from deltalake import DeltaTable, write_deltalake
 from mlflow import MlflowClient
 from pyspark.sql import types as T
 
-from lakescore import delete_batch
+from lakescore import delete_batch, doctor
 from lakescore.config import OutputConfig
 from lakescore.errors import OutputError
 from lakescore.sinks import open_sink
@@ -337,3 +337,13 @@ def test_an_interrupted_deletion_of_several_dates_is_finished_by_the_next_run(
     assert sink.find(None) is False
     assert _rows(table, "parquet") == {"a": 3}
     assert not (table / "_lakescore").exists()
+
+
+def test_a_delta_table_of_others_is_named_and_nothing_is_advised(table: Path, output_format: str) -> None:
+    if output_format == "delta":
+        columns = {name: ["x"] for name in ("batch_id", "run_id", "score_date")}
+        write_deltalake(table, pa.table(columns))
+
+        for look in (lambda: doctor(table), lambda: delete_batch(str(table), "x")):
+            with pytest.raises(OutputError, match=f"^output.path: {table} is partitioned by none; Lakescore writes tables partitioned by"):
+                look()

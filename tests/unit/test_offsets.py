@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from lakescore.errors import InputError
+from lakescore.errors import ConfigError, InputError
 from lakescore.offsets import Entry, OffsetLog, Window, open_log
 from lakescore.storage import File
 
@@ -88,6 +89,32 @@ def test_what_is_no_entry_is_named(state: OffsetLog, content: str) -> None:
 
     with pytest.raises(InputError, match=r"source\.incremental\.state: .*/000000\.json is no entry that Lakescore wrote"):
         state.last()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("window", 5),
+        ("score_date", "zz"),
+        ("window", {"by": "versions", "to": "abc"}),
+        ("window", {"by": "x", "to": 1}),
+        ("batch_id", "../x"),
+    ],
+)
+def test_an_entry_that_a_hand_has_changed_is_named(state: OffsetLog, key: str, value: object) -> None:
+    state.append(entry(0))
+    file = Path(state.folder, "000000.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+
+    with pytest.raises(InputError, match=r"source\.incremental\.state: .*/000000\.json is no entry that Lakescore wrote \("):
+        state.last()
+
+
+def test_a_state_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state").touch()
+
+    with pytest.raises(ConfigError, match=r"source\.incremental\.state: .*/state is a file; give a folder"):
+        open_log(str(tmp_path / "state"))
 
 
 def test_tidying_removes_what_published_batches_left_and_nothing_else(state: OffsetLog) -> None:

@@ -138,6 +138,24 @@ def test_a_caller_may_ask_so_often_and_others_are_not_held_up() -> None:
         (["--pipelines", ".", "--key", "x"], 2, "--certificate, --key: belong together"),
         (["--pipelines", ".", "--no-auth", "--job", "no.py"], 2, "--job: no.py does not exist, and the pipeline a is run by spark-submit"),
         ([], 2, "the following arguments are required: --pipelines; see lakescore serve --help"),
+        (["--pipelines", ".", "--no-auth", "--port", "²"], 2, "argument --port: got '²'; expected a number from 0 to 65535"),
+        (
+            ["--pipelines", ".", "--no-auth", "--port", "0", "--state", "a.yaml"],
+            2,
+            "--state: got a.yaml, which cannot be used: File exists",
+        ),
+        (["--pipelines", ".", "--no-auth", "--port", "0", "--state", "odd"], 2, "--state: got odd, which cannot be used: file is not a "),
+        (
+            ["--pipelines", ".", "--no-auth", "--port", "0", "--certificate", "a.yaml", "--key", "a.yaml"],
+            2,
+            "--certificate, --key: got a.yaml, a.yaml, which cannot be used: ",
+        ),
+        (
+            ["--pipelines", ".", "--no-auth", "--port", "0", "--certificate", "no", "--key", "no"],
+            2,
+            "--certificate, --key: got no, no, which ",
+        ),
+        (["token", "--name", "a", "--role", "run", "--tokens", "a.yaml/x"], 2, "--tokens: got a.yaml/x, which cannot be written: "),
     ],
 )
 def test_a_service_that_cannot_be_is_one_line(
@@ -146,6 +164,9 @@ def test_a_service_that_cannot_be_is_one_line(
     monkeypatch.chdir(tmp_path)
     base = "model: {uri: m}\nsource: {path: a}\noutput: {path: b}\nservice: {command: spark-submit}\n"
     Path("a.yaml").write_text(base if "--job" in arguments else base.replace("spark-submit", "lakescore"), encoding="utf-8")
+
+    Path("odd").mkdir()
+    Path("odd", "state.db").write_text("no database at all, but long enough to be looked at as one", encoding="utf-8")
 
     answered = main(["serve", *arguments])
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lakescore.config import ScoreConfig
-from lakescore.errors import PlatformError
+from lakescore.errors import ConfigError, PlatformError
 from lakescore.service import processes
 from lakescore.service.client import Client, trigger
-from lakescore.service.pipelines import Pipeline
+from lakescore.service.pipelines import Pipeline, Pipelines
 from lakescore.service.supervisor import Supervisor
 from serving import Site
 
@@ -229,3 +231,50 @@ def test_a_service_that_is_not_there_is_one_line() -> None:
         PlatformError, match=r"the service http://127\.0\.0\.1:1 does not answer as it should: .*Connection refused.*; tried 6 times"
     ):
         trigger(Client("http://127.0.0.1:1", None, lambda _: None), "churn", [], waits=False)
+
+
+@pytest.mark.parametrize(
+    ("url", "token"),
+    [
+        ("http://[::1", None),
+        ("http://127.0.0.1:abc", None),
+        ("http://127.0.0.1/a b", None),
+        ("http://127.0.0.1/é", None),
+        ("http://user:hunter2@127.0.0.1", None),
+        ("http://127.0.0.1", "lks_hunter2\nlks_other"),
+        ("http://127.0.0.1", "lks_hunter2€"),
+    ],
+)
+def test_an_address_or_a_token_that_is_none_is_refused_and_not_shown(url: str, token: str | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Client(url, token)
+
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("body", ["[1, 2]", "null", "{}", '{"id": "x", "status": "queued"}', "[" * 200_000])
+def test_what_answers_and_is_no_service_is_one_line(body: str) -> None:
+    class Answering(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(202)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with pytest.raises(PlatformError, match=r"is no Lakescore service|does not answer as it should"):
+                trigger(Client(f"http://127.0.0.1:{server.server_port}", None, lambda _: None), "churn", [], waits=False)
+        finally:
+            server.shutdown()
+
+
+def test_a_pipe_among_the_pipelines_is_passed_over(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.yaml")
+    (tmp_path / "good.yaml").write_text("model: {uri: m}\nsource: {path: a}\noutput: {path: b}\n", encoding="utf-8")
+
+    assert list(Pipelines(tmp_path).all()) == ["good"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from datetime import date, datetime
 from decimal import Decimal
@@ -14,8 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import types as T
 
+from lakescore.config import OutputConfig
 from lakescore.errors import OutputError
+from lakescore.sinks import open_sink
 from lakescore.sinks.base import (
+    Batch,
     attempt_name,
     attempts,
     batch_prefix,
@@ -247,3 +251,11 @@ def test_a_type_that_delta_cannot_hold_is_refused(kind: T.DataType, name: str) -
         refuse_schema(T.StructType([T.StructField("i", kind)]), "t")
 
     assert str(caught.value) == f"t: column 'i' is {name}, which Delta cannot hold; cast it (columns.cast) or drop it"
+
+
+def test_a_folder_that_may_not_be_written_to_is_found_before_anything_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda place, mode: place != str(tmp_path))  # root may write everywhere
+    for kind in ("delta", "parquet"):
+        sink = open_sink(OutputConfig(path=f"{tmp_path}/new/out", format=kind), Batch("a", "run", date(2026, 1, 31), "skip"))
+        with pytest.raises(OutputError, match=f"^output.path: {tmp_path} may not be written to; check its permissions, and how "):
+            sink.check(None, T.StructType([T.StructField("x", T.DoubleType())]))

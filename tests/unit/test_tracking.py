@@ -61,6 +61,11 @@ def test_a_registry_that_is_not_there_is_named_by_its_own_key(closed_port: int, 
     assert str(caught.value).startswith(f"tracking.registry_uri: the MLflow server http://***@127.0.0.1:{closed_port} does not answer: ")
 
 
+def test_a_store_that_cannot_be_made_is_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(PlatformError, match=r"tracking\.tracking_uri: sqlite:.*/no/folder/x\.db cannot be made: No such file or directory"):
+        tracking.client_for(TrackingConfig(tracking_uri=f"sqlite:///{tmp_path}/no/folder/x.db"))
+
+
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:99999", "http://127.0.0.1:port"])
 def test_a_port_that_is_none_is_refused(uri: str) -> None:
     with pytest.raises(PlatformError, match=re.escape(f"tracking.tracking_uri: the MLflow server {uri} does not answer: Port ")):

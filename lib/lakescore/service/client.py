@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import secrets
 import time
 import urllib.error
@@ -21,6 +22,9 @@ _TRIES = 6
 _TIMEOUT_SECONDS = 30
 _LONGEST_WAIT = 30.0
 _POLL_SECONDS = (0.3, 5.0)
+_PLAIN = re.compile(r"[!-~]+")
+# What is read of a run.
+_OF_RUN = {"id", "status", "rows", "drift", "seconds", "batch_id", "score_date", "output", "mlflow_run_id", "model_uri", "exit_code"}
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -39,9 +43,17 @@ class Client:
     sleep: Callable[[float], None] = time.sleep
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"URL: got {redact(self.url)}; expected the service's address, as http://127.0.0.1:8080")
+        try:
+            parts = urlsplit(self.url)
+            good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not (parts.username or parts.query)
+        except ValueError:
+            good = False
+        if not good or not _PLAIN.fullmatch(self.url):
+            raise ConfigError(f"URL: got {redact(self.url)!r}; expected the service's address, as http://127.0.0.1:8080")
+        if self.token is not None and not _PLAIN.fullmatch(self.token):
+            raise ConfigError(
+                "the token has blanks, line breaks or letters in it that no token has; the file or the variable is to hold one"
+            )
 
     def call(self, method: str, path: str, body: Any = None, key: str | None = None) -> dict[str, Any]:
         """Ask, and ask again where there is no answer or it is said to come later.
@@ -55,18 +67,23 @@ class Client:
             wait = min(2.0**attempt / 4, _LONGEST_WAIT)
             try:
                 with self._open(method, path, body, key) as answer:
-                    return dict(json.load(answer))
+                    return self._run_in(json.load(answer))
             except urllib.error.HTTPError as error:
                 reason = _detail(error)
                 if error.code < 500 and error.code != 429:
                     raise ConfigError(f"the service refuses with {error.code}: {reason}") from None
                 after = error.headers.get("Retry-After", "")
                 wait = min(float(after), _LONGEST_WAIT) if after.isdigit() else wait
-            except (OSError, http.client.HTTPException, ValueError) as error:
+            except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
                 reason = str(getattr(error, "reason", None) or error)
             if attempt < _TRIES - 1:
                 self.sleep(wait)
         raise PlatformError(f"the service {redact(self.url)} does not answer as it should: {reason}; tried {_TRIES} times")
+
+    def _run_in(self, answer: Any) -> dict[str, Any]:
+        if not isinstance(answer, dict) or not set(answer) >= _OF_RUN:
+            raise PlatformError(f"{redact(self.url)} answers, and is no Lakescore service")
+        return answer
 
     def _open(self, method: str, path: str, body: Any, key: str | None) -> Any:
         headers = {"Accept": "application/json"}
@@ -91,6 +108,8 @@ def trigger(service: Client, pipeline: str, pairs: Sequence[str], waits: bool, k
         waits: until the run has ended.
         key: the idempotency key; default: a new one.
     """
+    if not pipeline.isprintable() or not pipeline.isascii():
+        raise ConfigError(f"PIPELINE: got {pipeline!r}; expected the name of one")
     body = {"overrides": parse_overrides(list(pairs))}
     run = service.call("POST", f"/pipelines/{quote(pipeline, safe='')}/runs", body, key or secrets.token_urlsafe(16))
     print(f"run:        {run['id']} of {pipeline}, {run['status']}\npage:       {service.url.rstrip('/')}/ui/runs/{run['id']}", flush=True)

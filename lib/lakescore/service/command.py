@@ -52,7 +52,7 @@ def _number(low: int, high: int) -> Callable[[str], int]:
     """A whole number of an option."""
 
     def number(text: str) -> int:
-        if not text.isdigit() or not low <= int(text) <= high:
+        if not (text.isascii() and text.isdigit()) or not low <= int(text) <= high:
             raise argparse.ArgumentTypeError(f"got {text!r}; expected a number from {low} to {high}")
         return int(text)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import stat
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -219,6 +220,8 @@ class Pipelines:
         try:
             state = file.stat()
         except OSError:
+            return None
+        if not stat.S_ISREG(state.st_mode):  # who reads a pipe waits for its other end
             return None
         seen = (state.st_mtime_ns, state.st_size)
         known = self._known.get(file)

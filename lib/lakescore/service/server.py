@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -68,13 +69,16 @@ def serve(settings: Settings) -> int:
         raise ConfigError(f"--no-auth: is for a loopback address such as 127.0.0.1; on {settings.host} anybody could run pipelines")
     pipelines = Pipelines(settings.pipelines)
     _check(pipelines, settings.job)
-    settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _of_option("--state", settings.state):
+        settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _alone(settings.state), contextlib.closing(_listen(settings)) as listening:
         tokens = None if settings.tokens is None else Tokens(settings.tokens)
-        center = make_center(settings, pipelines, tokens)
-        # A TLS key that cannot be read is refused here.
-        with _as_config_error():
-            server = _Server(_uvicorn(settings, center))
+        with _of_option("--state", settings.state):
+            center = make_center(settings, pipelines, tokens)
+        config = _uvicorn(settings, center)
+        with _of_option("--certificate, --key", f"{settings.certificate}, {settings.key}"):
+            config.load()
+        server = _Server(config)
         scheme = "http" if settings.certificate is None else "https"
         host, port = listening.getsockname()[:2]
         with server.ended_by_signals():
@@ -134,11 +138,12 @@ def _uvicorn(settings: Settings, center: Center) -> uvicorn.Config:
 
 
 @contextlib.contextmanager
-def _as_config_error() -> Iterator[None]:
+def _of_option(option: str, given: object) -> Iterator[None]:
+    """Files and folders that cannot be used are their option's fault."""
     try:
         yield
-    except OSError as error:
-        raise ConfigError(f"--certificate, --key: cannot be used: {error.strerror or error}") from error
+    except (OSError, sqlite3.Error) as error:
+        raise ConfigError(f"{option}: got {given}, which cannot be used: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _check(pipelines: Pipelines, job: Path) -> None:
@@ -173,7 +178,9 @@ def _listen(settings: Settings) -> socket.socket:
 @contextlib.contextmanager
 def _alone(state: Path) -> Iterator[TextIO]:
     """Two services of one state would start each run twice."""
-    with open(state / "lock", "a", encoding="utf-8") as lock:
+    with contextlib.ExitStack() as stack:
+        with _of_option("--state", state):
+            lock = stack.enter_context(open(state / "lock", "a", encoding="utf-8"))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -60,9 +60,12 @@ def add(file: Path, name: str, role: Role) -> str:
         raise ConfigError(f"--name: {file} has a token of {name} already; take its line out to revoke it, or give another name")
     # An editor may have left the last line without its end.
     before = "\n" if file.exists() and file.read_bytes()[-1:] not in (b"", b"\n") else ""
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with open(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "w", encoding="utf-8") as out:
-        out.write(f"{before}{line}\n")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "w", encoding="utf-8") as out:
+            out.write(f"{before}{line}\n")
+    except OSError as error:
+        raise ConfigError(f"--tokens: got {file}, which cannot be written: {error.strerror or error}") from error
     return token
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import re
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -166,6 +167,9 @@ class PathSink:
         above = self._root.nearest_above() if self._root.is_local else None
         if above is not None and not above.is_dir():
             raise OutputError(f"output.path: {above.path} is a file, so there can be no folder {self.location}")
+        there = self._root if self._root.is_local and self._root.exists() else above
+        if there is not None and not os.access(there.path, os.W_OK | os.X_OK):
+            raise OutputError(f"output.path: {there.path} may not be written to; check its permissions, and how it is mounted")
 
     def _remove_attempt(self, folder: Location, *parents: Location) -> None:
         """Remove a staged attempt, and the folders above it that it leaves empty."""

@@ -81,9 +81,11 @@ def contents(output: OutputConfig, spark: Callable[[], SparkSession], only: str 
 
 
 def _of_delta(output: OutputConfig, root: Location, spark: Callable[[], SparkSession], only: str | None) -> Contents:
-    table = DeltaSink(output, Batch("", "", date.min, "skip")).open_table()
+    sink = DeltaSink(output, Batch("", "", date.min, "skip"))
+    table = sink.open_table()
     if table is None:
         return Contents(lambda _: False)
+    sink.check_partitions(table)
     location = storage.absolute(output.path or "")
     found = Contents(lambda batch_id: transaction_of(table, batch_id)[1])
     there = {file.path for file in root.files()}

@@ -172,7 +172,7 @@ class DeltaSink(PathSink):
             self._through_spark = needs_mapping(schema) or not _library_knows(schema)
             self._refuse_without(spark)
             return
-        self._check_partitions(list(table.metadata().partition_columns))
+        self.check_partitions(table)
         self._refuse_replacing(table)
         existing = T.StructType.fromJson(json.loads(table.schema().to_json()))
         self._merges = compare_schemas(existing, schema, self._config.merge_schema, f"output.path: {self.location}")
@@ -297,7 +297,9 @@ class DeltaSink(PathSink):
                 "set output.format=parquet"
             )
 
-    def _check_partitions(self, found: list[str]) -> None:
+    def check_partitions(self, table: DeltaTable) -> None:
+        """Refuse a table that Lakescore did not make, and could not write to."""
+        found = list(table.metadata().partition_columns)
         if found != [PARTITION]:
             raise OutputError(
                 f"output.path: {self.location} is partitioned by {listing(found)}; Lakescore writes tables partitioned by {PARTITION}"
