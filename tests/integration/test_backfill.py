@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -129,3 +133,20 @@ def test_since_goes_until_yesterday_in_the_runs_time_zone(conf: Path, capsys: St
     assert backfilling.yesterday("Pacific/Kiritimati") == (now + dt.timedelta(hours=14)).date() - dt.timedelta(days=1)
     assert backfill_main(["--config", str(conf), "--since", "2100-01-01"]) == 0
     assert capsys.readouterr().out == "no date from 2100-01-01 until yesterday; nothing to do\n"
+
+
+def test_a_signal_ends_it_after_its_first_date_too(conf: Path, tmp_path: Path) -> None:
+    (tmp_path / "late").rename(tmp_path / "data" / DAYS[1])
+    command = [sys.executable, "-m", "lakescore", "backfill", "--config", str(conf), "--from", DAYS[0], "--to", DAYS[2]]
+    with open(tmp_path / "said", "w+", encoding="utf-8") as said:
+        running = subprocess.Popen([*command, "spark.backend=embedded"], stdout=said, stderr=subprocess.STDOUT)
+        until = time.monotonic() + 120
+        while not (tmp_path / "out" / "_delta_log" / f"{0:020}.json").exists() and time.monotonic() < until:
+            time.sleep(0.005)
+
+        running.terminate()
+
+        assert running.wait(60) == 128 + signal.SIGTERM
+        said.seek(0)
+        assert said.read().splitlines()[-1] == "lakescore: ended by SIGTERM; nothing more was published"
+    assert set(_batches(tmp_path)) == {f"patients-{DAYS[0]}"}
