@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import platform
-import socket
 import subprocess
 import sys
 import time
@@ -16,8 +15,6 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import mlflow
 import yaml
@@ -38,7 +35,6 @@ from lakescore.version import __version__
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 5
 REQUEST_SECONDS = 15
 REQUEST_RETRIES = 1
 _MAX_TEXT = 5_000
@@ -97,10 +93,10 @@ def client_for(config: TrackingConfig) -> MlflowClient:
         PlatformError: a server does not answer, or the store's packages are missing.
     """
     tracking_uri = config.tracking_uri or mlflow_defaults.tracking_uri()
-    _require_answer("tracking.tracking_uri", tracking_uri)
+    mlflow_defaults.require_answer("tracking.tracking_uri", tracking_uri)
     _require_folder(tracking_uri)
     if config.registry_uri:
-        _require_answer("tracking.registry_uri", config.registry_uri)
+        mlflow_defaults.require_answer("tracking.registry_uri", config.registry_uri)
     try:
         return MlflowClient(tracking_uri=tracking_uri, registry_uri=config.registry_uri)
     except Exception as error:
@@ -233,22 +229,6 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() or None if answer.returncode == 0 else None
-
-
-def _require_answer(key: str, uri: str) -> None:
-    """Knock at a server's port: MLflow itself would retry for minutes."""
-    parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https"):
-        return
-    if parts.scheme in getproxies() and not proxy_bypass(parts.hostname or ""):
-        return  # only the proxy can tell, and the first request asks it, with its own limit of time
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname or "", port), timeout=CONNECT_SECONDS).close()
-    except (OSError, ValueError) as error:
-        raise PlatformError(
-            f"{key}: the MLflow server {uri} does not answer: {getattr(error, 'strerror', None) or error}; start it, or give another URI"
-        ) from error
 
 
 def _require_folder(uri: str) -> None:

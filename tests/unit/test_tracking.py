@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lakescore import tracking
+from lakescore import mlflow_defaults, tracking
 from lakescore.compose import compose
 from lakescore.config import ScoreConfig, TrackingConfig
 from lakescore.errors import PlatformError
@@ -39,7 +39,7 @@ def config_for(port: int, *overrides: str) -> ScoreConfig:
 
 
 def test_a_server_that_is_not_there_is_named_without_its_password(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(mlflow_defaults, "CONNECT_SECONDS", 1)
     start = time.monotonic()
 
     with pytest.raises(PlatformError) as caught:

@@ -14,7 +14,7 @@ from mlflow.models import Model
 
 from lakescore import storage
 from lakescore.errors import ModelError, did_you_mean, listing
-from lakescore.mlflow_defaults import as_default
+from lakescore.mlflow_defaults import as_default, require_answer
 from lakescore.object_store import SCHEMES
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ def fetch(uri: str, pinned: str, client: MlflowClient, registry_uri: str | None,
         return _local(uri, label)
     if storage.scheme_of(uri) in ("http", "https") and "/mlflow-artifacts/" not in uri:
         raise ModelError(f"{label} is no address of an MLflow server's artifacts: download the model and give its path")
+    require_answer("model.uri", uri)
     if run := _RUN.match(uri):
         _check_run(label, run.group("run"), client)
     if storage.scheme_of(uri) in SCHEMES:
