@@ -291,11 +291,15 @@ def _script_summary(plan: Plan, df: DataFrame) -> list[Column]:
     return [] if plan.script is None else entry_script.summary(df, _items(plan))
 
 
+class UnreconciledError(LakescoreError):
+    """Rows that were read are not staged."""
+
+
 def audit(work: Work) -> None:
-    """Raise LakescoreError unless every row that was read is staged once, scored or quarantined."""
+    """Raise UnreconciledError unless every row that was read is staged once, scored or quarantined."""
     quarantined = work.failed.rows if work.failed else 0
     if work.read != work.scored + work.quarantined or work.scored != work.staged.rows or work.quarantined != quarantined:
-        raise LakescoreError(
+        raise UnreconciledError(
             f"the rows do not reconcile: {work.read} read, {work.scored} scored, {work.staged.rows} staged, {work.quarantined} failed, "
             f"{quarantined} quarantined; nothing was published. Run it again, and report it if it stays"
         )

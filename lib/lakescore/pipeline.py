@@ -451,8 +451,7 @@ def _score(
     try:
         work = _stage(plan, route, monitor, record, scratch, lineage, inspection)
     except LakescoreError:
-        # A run of the same batch that came first has cleared this one's staged files away.
-        if not plan.published and plan.sink.find(spark):
+        if _is_beaten(plan, spark):
             return _already_there(config, record, plan.sink)
         raise
     try:
@@ -477,7 +476,14 @@ def _score(
             job.discard(plan, work)
         if isinstance(error, AlreadyPublishedError) and config.run.on_rerun != "replace":
             return _already_there(config, record, plan.sink)
+        if isinstance(error, job.UnreconciledError) and _is_beaten(plan, spark):
+            return _already_there(config, record, plan.sink)
         raise
+
+
+def _is_beaten(plan: Plan, spark: SparkSession | None) -> bool:
+    """Whether a run of the same batch has published it meanwhile, and has cleared away what this one has staged, all or a part."""
+    return not plan.published and bool(plan.sink.find(spark))
 
 
 def _publish(plan: Plan, work: job.Work, record: Record) -> Published:

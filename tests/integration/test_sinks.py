@@ -22,7 +22,7 @@ from pyspark.sql import types as T
 from lakescore import score, session
 from lakescore.errors import LakescoreError, OutputError
 from lakescore.result import ScoreResult
-from lakescore.sinks import journal
+from lakescore.sinks import delta, journal, parquet
 from lakescore.sinks.base import attempt_name
 from lakescore.storage import Location
 
@@ -504,6 +504,28 @@ def test_what_a_run_has_left_that_was_killed_behind_its_publication_is_removed(
 
     assert result.outcome == "skipped"
     assert not hidden.exists()
+
+
+def test_who_finds_its_staged_files_cleared_away_has_been_beaten(
+    run: Score, rows: Callable[[], pd.DataFrame], output_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = {"delta": delta, "parquet": parquet}[output_format]
+    real = module.staged_files
+
+    def late(folder: Location) -> Any:
+        monkeypatch.setattr(module, "staged_files", real)
+        (kept, *_) = [file.path for file in folder.files()]
+        content = Path(kept).read_bytes()
+        assert run("run.batch_id=a", "scoring.engine=spark_udf").outcome == "scored"
+        Path(kept).parent.mkdir(parents=True, exist_ok=True)
+        Path(kept).write_bytes(content)  # which the other one had not come to yet
+        return real(folder)
+
+    monkeypatch.setattr(module, "staged_files", late)
+    result = run("run.batch_id=a", "scoring.engine=spark_udf", "scoring.partitions=2")
+
+    assert (result.outcome, len(rows())) == ("skipped", 442)
+    assert [path for path in Path(result.location).rglob("*.parquet") if "batch_id=a" not in str(path) and output_format == "parquet"] == []
 
 
 def test_who_is_interrupted_cancels_no_job_of_others(spark: SparkSession) -> None:

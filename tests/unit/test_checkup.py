@@ -155,6 +155,46 @@ def test_where_all_went_well_nothing_is_found(score: Callable[..., str], look: L
     assert _published(table) == {"a": 3, "b": 6} | ({} if (table / "_delta_log").exists() else {"c": 0})
 
 
+def test_half_a_commit_is_removed_by_the_next_run_of_its_batch_or_by_the_doctor(
+    score: Callable[..., str], look: Look, table: Path, output_format: str
+) -> None:
+    if output_format == "parquet":
+        return  # which has no log
+    score("a")
+    score("b")
+    halves = {name: table / "_delta_log" / f"{number:020}.json#1" for number, name in enumerate("ab")}
+    for number, half in enumerate(halves.values()):
+        shutil.copyfile(half.with_suffix(".json"), half)
+        _age(half, number)
+    delete_batch(str(table), "b")
+    (table / "_delta_log" / f"{2:020}.json#1").write_text("")
+
+    score("c")
+    assert all(half.exists() for half in halves.values())
+    assert _told(look()) == [("stale staging", "found")] * 3
+    assert _told(look(hours=0.5)) == [("stale staging", "found")]
+    _expect_all_mended(look)
+
+
+def _expect_all_mended(look: Look) -> None:
+    assert {one.state for one in look(fix=True)} == {"mended"}
+    assert look() == []
+
+
+def test_the_next_run_of_a_batch_removes_half_a_commit_of_it(score: Callable[..., str], table: Path, output_format: str) -> None:
+    if output_format == "parquet":
+        return
+    score("a")
+    halves = [table / "_delta_log" / f"{1:020}.json#{number}" for number in (1, 2, 3)]
+    for half, batch_id, hours in zip(halves, "bcb", (1, 1, 0), strict=True):
+        half.write_text(json.dumps({"txn": {"appId": f"lakescore:{batch_id}", "version": 1}}))
+        _age(half, hours)
+
+    score("b")
+
+    assert [half.exists() for half in halves] == [False, True, True]  # its own, another batch's, and one that may be at work
+
+
 def test_staging_that_no_run_owns_is_removed(score: Callable[..., str], look: Look, table: Path, output_format: str) -> None:
     score("a")
     _stage(table, output_format, "b", "run")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -59,7 +60,14 @@ _WRITABLE_FEATURES = {"appendOnly", "invariants", "timestampNtz"}
 _PLAIN_WRITER = 2
 _TURNS = 20
 _NEEDS_MAPPING = set(" ,;{}()\n\t=")
+_HALF_COMMIT = re.compile(r"/\d{20}\.json#\d+$")
+_HALF_COMMIT_MS = 2_000
 _COLUMN_MAPPING = {"delta.columnMapping.mode": "name"}
+
+
+def half_commits(root: storage.Location) -> list[storage.File]:
+    """Files of the log under the temporary names that the library gives them on a disk; a writer that is killed in between leaves one."""
+    return [file for file in (root / "_delta_log").files() if _HALF_COMMIT.search(file.path)] if root.is_local else []
 
 
 def app_id(batch_id: str) -> str:
@@ -334,12 +342,21 @@ class DeltaSink(PathSink):
         Only after our own commit: from now on the log refuses theirs, so no file that a commit names can be lost. Files of a batch that
         was replaced or deleted stay for time travel until VACUUM takes them.
         """
+        self._clear_half_commits()
         table = self._table()
         if self._batch.on_rerun == "replace" or table is None or table.transaction_version(deletion_id(self._batch.batch_id)) is not None:
             return
         for other in attempts(self._root / STAGING, self._batch.batch_id):
             if other.name != handle.folder.name:
                 self._remove(other)
+
+    def _clear_half_commits(self) -> None:
+        """Remove what a killed run has left of its commit of this batch; a writer at work has its own for a moment only."""
+        mark = json.dumps(app_id(self._batch.batch_id))
+        for half in half_commits(self._root):
+            place = storage.Location(self._root.fs, half.path)
+            if time.time() * 1000 - half.modified_ms > _HALF_COMMIT_MS and mark in place.read_text():
+                place.remove()
 
     def _commit(self, spark: SparkSession | None, handle: _Handle) -> None:
         adds = [_add_action(handle, file) for file in handle.files]

@@ -76,6 +76,8 @@ def leftovers(output: OutputConfig, spark: Callable[[], SparkSession]) -> list[L
 
 
 def _of_delta(root: Location) -> Iterator[Leftover]:
+    for half in delta.half_commits(root):
+        yield Leftover(STAGING, half.path, Extent(1, half.size, half.modified_ms), "", None, Location(root.fs, half.path).remove)
     # The files first: one that is committed in between is then named by the log.
     files = [file for file in root.files() if file.path.endswith(".parquet")]
     attempts = (root / delta.STAGING).children()
