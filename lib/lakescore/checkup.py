@@ -185,8 +185,9 @@ class _Examination:
             if name == "quarantine":
                 cases += self._quarantined(inside, held, known, where, live)
         if known.experiment_id is None:
+            server = redact(tracking.server_of(target.tracking))
             self.notes.append(
-                f"runs were not looked at: there is no experiment {target.tracking.experiment!r} in {redact(self._client.tracking_uri)} "
+                f"runs were not looked at: there is no experiment {target.tracking.experiment!r} in {server} "
                 "(tracking.experiment, tracking.tracking_uri)"
             )
         else:

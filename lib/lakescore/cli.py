@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -155,7 +157,8 @@ def _score(options: argparse.Namespace) -> int:
     with Answer(options.result).told() as answer:
         from lakescore.compose import compose
 
-        config = compose(options.config or [DEFAULT_CONFIG], options.overrides)
+        with _files(options) as files:
+            config = compose(files, options.overrides)
         answer.of(config)
         from lakescore import warmup
 
@@ -172,6 +175,18 @@ def _score(options: argparse.Namespace) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def _files(options: argparse.Namespace) -> Iterator[list[str]]:
+    """The configuration's files. Without ``--config`` the default one, if it is there; else the keys may be all on the command line."""
+    if options.config or os.path.exists(DEFAULT_CONFIG) or not options.overrides:
+        yield options.config or [DEFAULT_CONFIG]
+        return
+    try:
+        yield []
+    except ConfigError as error:
+        raise ConfigError(f"{error} (no --config was given, and {DEFAULT_CONFIG} is not here)") from error
+
+
 def _replay_options(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser("lakescore replay", _REPLAY_HELP)
     parser.add_argument("--config", action="append", metavar="FILE", help=f"YAML file, as for score (default: {DEFAULT_CONFIG})")
@@ -185,7 +200,8 @@ def _replay(options: argparse.Namespace) -> int:
         raise ConfigError("run.batch_id: is required, to say whose quarantined rows are meant: lakescore replay run.batch_id=BATCH")
     from lakescore.compose import compose
 
-    config = compose(options.config or [DEFAULT_CONFIG], options.overrides)
+    with _files(options) as files:
+        config = compose(files, options.overrides)
     from lakescore import pipeline
 
     print(pipeline.replay(config))
@@ -222,9 +238,8 @@ def _backfill(options: argparse.Namespace) -> int:
         raise ConfigError(f"--from: {options.first} is after --to {options.last}")
     from lakescore import backfilling
 
-    found = backfilling.backfill(
-        options.config or [DEFAULT_CONFIG], options.overrides, options.since or options.first, options.last, keep_going=options.keep_going
-    )
+    with _files(options) as files:
+        found = backfilling.backfill(files, options.overrides, options.since or options.first, options.last, keep_going=options.keep_going)
     print(backfilling.describe(found) if found else f"no date from {options.since} until yesterday; nothing to do")
     error = backfilling.failure(found)
     if error is not None:

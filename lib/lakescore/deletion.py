@@ -81,7 +81,7 @@ def delete_batch(
     open_spark = session_for(target, spark)
     with storage.scratch_folder() as scratch, tracking.quiet_mlflow():
         client = tracking.client_for_looking(target.tracking, scratch)
-        found, where = _find(target, batch_id, open_spark, client)
+        found, where, unknown = _find(target, batch_id, open_spark, client)
         targeted = {name: one for name, one in target.beside.items() if (quarantined if name == "quarantine" else drift)}
         also = {name: one for name, one in targeted.items() if contents(one, open_spark, batch_id).is_published(batch_id)}
         folder = Location.of(storage.absolute(f"{target.drift_folder}/{batch_id}")) if drift and target.drift_folder else None
@@ -96,6 +96,9 @@ def delete_batch(
             reports.remove()
         version = _delete(where, batch_id, open_spark)
         runs.tag_deleted(client, list(found.run_ids), target.location)
+    if unknown:
+        server = redact(tracking.server_of(target.tracking))
+        log.warning("tracking: %s does not know the run %s, so it is not tagged %s", server, unknown, runs.DELETED_TAG)
     log.info("output: the batch %s is deleted from %s", batch_id, found.location)
     return replace(found, version=version)
 
@@ -105,8 +108,8 @@ def session_for(target: Target, spark: SparkSession | None) -> Callable[[], Spar
     return lambda: spark or session.open_session(target.spark, "lakescore", tables=target.output.table is not None)
 
 
-def _find(target: Target, batch_id: str, spark: Callable[[], SparkSession], client: MlflowClient) -> tuple[Deletion, OutputConfig]:
-    """What there is of the batch, and the output that has it: of a folder of files, the one file."""
+def _find(target: Target, batch_id: str, spark: Callable[[], SparkSession], client: MlflowClient) -> tuple[Deletion, OutputConfig, str]:
+    """What there is of the batch, the output that has it (of a folder of files, the one file), and runs of it that MLflow does not know."""
     output = target.output
     if output.is_row_file and output.file is None:
         output = _file_of(output, batch_id)
@@ -127,7 +130,8 @@ def _find(target: Target, batch_id: str, spark: Callable[[], SparkSession], clie
     own = [run_id for run_id in there.rows if run_id and _wrote(client, run_id, target)]
     run_ids = sorted({*own, *(run.info.run_id for run in known)})
     where = redact(open_sink(output, _batch(batch_id)).location)
-    return Deletion(batch_id, where, sum(there.rows.values()), tuple(sorted(there.dates)), tuple(run_ids)), output
+    unknown = ", ".join(run_id for run_id in there.rows if run_id and runs.state_of(client, run_id) == "unknown")
+    return Deletion(batch_id, where, sum(there.rows.values()), tuple(sorted(there.dates)), tuple(run_ids)), output, unknown
 
 
 def _wrote(client: MlflowClient, run_id: str, target: Target) -> bool:

@@ -86,13 +86,18 @@ class Record(Stopwatch):
         self.client.set_terminated(self.run_id, status)
 
 
+def server_of(config: TrackingConfig) -> str:
+    """The tracking server that is meant."""
+    return config.tracking_uri or mlflow_defaults.tracking_uri()
+
+
 def client_for(config: TrackingConfig) -> MlflowClient:
     """A client for the configured servers (default: MLflow's own, ``MLFLOW_TRACKING_URI``), reached in bounded time.
 
     Raises:
         PlatformError: a server does not answer, or the store's packages are missing.
     """
-    tracking_uri = config.tracking_uri or mlflow_defaults.tracking_uri()
+    tracking_uri = server_of(config)
     mlflow_defaults.require_answer("tracking.tracking_uri", tracking_uri)
     _require_folder(tracking_uri)
     if config.registry_uri:
@@ -109,7 +114,7 @@ def client_for(config: TrackingConfig) -> MlflowClient:
 
 def client_for_looking(config: TrackingConfig, scratch: Path) -> MlflowClient:
     """A client that leaves nothing behind: MLflow makes a local store when it is asked, so an empty one in ``scratch`` stands for it."""
-    uri = config.tracking_uri or mlflow_defaults.tracking_uri()
+    uri = server_of(config)
     if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).exists():
         config = config.model_copy(update={"tracking_uri": f"{_SQLITE}{scratch}/empty.db"})
     return client_for(config)

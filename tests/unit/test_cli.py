@@ -122,12 +122,17 @@ def test_the_last_configuration_file_wins(capsys: Streams, tmp_path: Path, monke
     assert (code, capsys.readouterr().err) == (2, "lakescore: run.name: got ['b'] (a list); expected text (last.yaml)\n")
 
 
-def test_without_a_file_the_default_one_is_read(capsys: Streams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_file_the_default_one_is_read_or_the_keys_alone(capsys: Streams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    keys = ["model.uri=m", "source.path=a", "output.path=b"]
 
-    code = main(["score", "model.uri=m"])
+    codes = [main(["score", *some]) for some in ([], keys[:2], [*keys, "--dry-run"])]
 
-    assert (code, capsys.readouterr().err) == (2, "lakescore: --config: conf/score.yaml does not exist.\n")
+    assert codes == [2, 2, 3]
+    nothing, half, whole = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lakescore: ")]
+    assert nothing == "lakescore: --config: conf/score.yaml does not exist."
+    assert half == "lakescore: output: is required (command line) (no --config was given, and conf/score.yaml is not here)"
+    assert whole.startswith("lakescore: model.uri: m does not exist")
 
 
 def test_verbose_shows_the_traceback_and_ends_with_the_line(capsys: Streams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

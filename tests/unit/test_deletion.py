@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Callable
 from datetime import date
@@ -100,6 +101,15 @@ def test_exactly_the_batch_goes_and_the_others_keep_every_byte(publish: Publish,
     assert (done.batch_id, done.rows, done.dates, done.location) == ("b", 5, ("2026-01-31",), str(table))
     assert _rows(table, output_format) == {"a": 3, "c": 3}
     assert {path: digest for path, digest in _digests(table).items() if path in others} == others
+
+
+def test_a_run_that_mlflow_does_not_know_is_named(publish: Publish, table: Path, store: str, caplog: pytest.LogCaptureFixture) -> None:
+    publish("a")
+
+    delete_batch(str(table), "a")
+
+    (warning,) = [one.getMessage() for one in caplog.records if one.name == "lakescore.deletion" and one.levelname == "WARNING"]
+    assert re.fullmatch(r"tracking: sqlite:///.* does not know the run \S+, so it is not tagged lakescore\.deleted", warning)
 
 
 def test_a_deleted_batch_is_published_again_exactly_once(publish: Publish, table: Path, output_format: str, store: str) -> None:
