@@ -394,17 +394,19 @@ def _cancelled(spark: SparkSession) -> Iterator[None]:
         context = spark.sparkContext
         add, remove, cancel = context.addJobTag, context.removeJobTag, partial(_cancel, context, tag)
     add(tag)
+    interrupted = False
     try:
         yield
-    except Exception:
-        with contextlib.suppress(Exception):  # the JVM may have ended
-            remove(tag)
+    except BaseException as error:
+        interrupted = not isinstance(error, Exception)
+        if interrupted:
+            _apart(cancel)
         raise
-    except BaseException:
-        # The tag, which nobody else has, stays: this thread's connection may be in the middle of a call.
-        _apart(cancel)
-        raise
-    remove(tag)
+    finally:
+        # Who was interrupted may be in the middle of a call: the tag, which nobody else has, stays.
+        if not interrupted:
+            with contextlib.suppress(Exception):  # the JVM may have ended
+                remove(tag)
 
 
 def _cancel(context: SparkContext, tag: str) -> None:

@@ -237,13 +237,11 @@ def _git_commit() -> str | None:
 
 
 def _require_folder(uri: str) -> None:
-    """Make the file of a new store: MLflow itself would try for minutes."""
-    file = Path(uri.removeprefix(_SQLITE))
-    if uri.startswith(_SQLITE) and "%" not in uri and not file.exists():
-        try:
-            file.touch()
-        except OSError as error:
-            raise PlatformError(f"tracking.tracking_uri: {uri} cannot be made: {error.strerror}") from error
+    """Look where a store's file is or will be: MLflow itself would try for minutes."""
+    if uri.startswith(_SQLITE):
+        folder = Path(uri.removeprefix(_SQLITE).partition("?")[0]).parent
+        if not folder.is_dir():
+            raise PlatformError(f"tracking.tracking_uri: {uri}: there is no folder {folder}")
 
 
 @contextmanager
