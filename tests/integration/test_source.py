@@ -655,7 +655,7 @@ def test_rows_that_are_no_table_are_refused(spark: SparkSession, rows: Any, sche
         ),
         (
             "a.csv",
-            "id,id\n1,2\n",
+            "id,ID\n1,2\n",
             "its header has 'id' where 'id0' is expected (from source.schema, or the first file; names must be unique and not empty)",
         ),
         (
