@@ -81,6 +81,11 @@ class _Redacting(logging.Formatter):
         return redact(super().format(record))
 
 
+def _is_no_gateway(record: logging.LogRecord) -> bool:
+    """Py4J shows the traceback of a JVM that has ended on its way out, for whoever has to say it in one line."""
+    return record.module != "java_gateway"
+
+
 def configure_logging(verbose: bool) -> None:
     """INFO lines in a log; on a terminal the bar and the summary say it, so only warnings."""
     handler = logging.StreamHandler(sys.stderr)
@@ -90,6 +95,7 @@ def configure_logging(verbose: bool) -> None:
     quiet = console.terminal() is not None and not verbose
     own.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
     if not verbose:
+        logging.getLogger().addFilter(_is_no_gateway)
         warnings.simplefilter("ignore")
         # MLflow warns of what the pipeline checks itself or does on purpose; it reads these when it is imported.
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")

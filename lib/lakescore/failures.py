@@ -40,7 +40,8 @@ _WORKER_GONE = re.compile(r"Python worker exited unexpectedly|Python worker .*\b
 # What is said by the gateway to a JVM that is gone, and by a JVM that is shutting down.
 END_OF_JVM = re.compile(
     r"Answer from Java side is empty|\AError while sending|trying to connect to the Java server|SparkContext was shut down|"
-    r"\A\[Errno \d+\] Connection refused\Z|\AAn error occurred while calling [\w.$:]+\Z|Cannot call methods on a stopped SparkContext"
+    r"\A\[Errno \d+\] Connection refused\Z|\AAn error occurred while calling [\w.$:]+\Z|Cannot call methods on a stopped SparkContext|"
+    r"\Apy4j\.[\w.$]+ does not exist in the JVM\Z"
 )
 DELTA_MISSING = (
     "Delta Lake is not on Spark's classpath: run `lakescore setup-spark` once in this environment, or add "

@@ -103,6 +103,7 @@ def test_what_may_not_be_read_is_the_fault_of_what_was_being_done() -> None:
 def test_a_gateway_that_does_not_answer_is_that_of_a_spark_that_has_ended() -> None:
     assert str(translate(ConnectionRefusedError(111, "Connection refused"), "doing", LakescoreError)) == ENDED
     assert str(translate(Exception("An error occurred while calling o45.unset"), "doing", LakescoreError)) == ENDED
+    assert str(translate(Exception("py4j.reflection.TypeUtil does not exist in the JVM"), "doing", InputError)) == ENDED
     other = Exception("HTTPConnectionPool(host='x', port=1): [Errno 111] Connection refused")
     assert "Spark" not in str(translate(other, "doing", LakescoreError))
 
