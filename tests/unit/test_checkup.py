@@ -190,8 +190,13 @@ def test_the_next_run_of_a_batch_removes_half_a_commit_of_it(score: Callable[...
         half.write_text(json.dumps({"txn": {"appId": f"lakescore:{batch_id}", "version": 1}}))
         _age(half, hours)
 
+    empty = table / "_delta_log" / f"{9:020}.json#1"
+    empty.touch()
+    _age(empty, 1)
+
     score("b")
 
+    assert not empty.exists()
     assert [half.exists() for half in halves] == [False, True, True]  # its own, another batch's, and one that may be at work
 
 

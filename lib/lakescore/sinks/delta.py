@@ -351,11 +351,11 @@ class DeltaSink(PathSink):
                 self._remove(other)
 
     def _clear_half_commits(self) -> None:
-        """Remove what a killed run has left of its commit of this batch; a writer at work has its own for a moment only."""
+        """Remove what killed runs have left of commits of this batch, and empty ones; a writer at work has its own for a moment only."""
         mark = json.dumps(app_id(self._batch.batch_id))
         for half in half_commits(self._root):
             place = storage.Location(self._root.fs, half.path)
-            if time.time() * 1000 - half.modified_ms > _HALF_COMMIT_MS and mark in place.read_text():
+            if time.time() * 1000 - half.modified_ms > _HALF_COMMIT_MS and (not half.size or mark in place.read_text()):
                 place.remove()
 
     def _commit(self, spark: SparkSession | None, handle: _Handle) -> None:
