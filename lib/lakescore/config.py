@@ -180,6 +180,16 @@ def _mini_batch_size(value: str) -> str:
     return value
 
 
+def _not_our_tags(tags: dict[str, str]) -> dict[str, str]:
+    """By these tags a run is found again: as the maker of a batch, or as one that died."""
+    for name in tags:
+        if name.startswith("lakescore."):
+            raise ValueError(f"{name} is a tag that Lakescore sets itself; choose another name")
+        if name == "mlflow.runName":
+            raise ValueError("mlflow.runName is run.name here")
+    return tags
+
+
 Text = Annotated[str, BeforeValidator(_integers_as_text), AfterValidator(_not_empty)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)]
 NamesOrPositions = Annotated[tuple[Annotated[int, Field(ge=0)] | str, ...], BeforeValidator(_as_tuple)]
@@ -521,7 +531,7 @@ class TrackingConfig(Section):
     tracking_uri: Text | None = None
     registry_uri: Text | None = None
     experiment: Text = "lakescore"
-    tags: TextByName = {}
+    tags: Annotated[TextByName, AfterValidator(_not_our_tags)] = {}
 
 
 class SparkConfig(Section):

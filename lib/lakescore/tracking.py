@@ -206,7 +206,6 @@ def _tags(config: ScoreConfig) -> dict[str, str]:
         BATCH_TAG: str(config.run.batch_id),
         OUTPUT_TAG: output_of(config),
         **own_process.tags(),
-        **redact_tree(config.tracking.tags),
     }
     commit = _git_commit()
     if commit:
@@ -216,7 +215,7 @@ def _tags(config: ScoreConfig) -> dict[str, str]:
         tags["mlflow.parentRunId"] = active.info.run_id
     tags["mlflow.source.name"] = os.path.basename(sys.argv[0]) or "python"
     tags["mlflow.source.type"] = "JOB"
-    return tags
+    return {**tags, **redact_tree(config.tracking.tags)}
 
 
 def package_versions() -> dict[str, str]:

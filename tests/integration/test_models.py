@@ -215,12 +215,13 @@ def test_a_null_in_an_integer_input_is_refused_by_name(spark: SparkSession, conf
 
 def test_the_run_is_recorded(spark: SparkSession, config: Make, store: str, linear_uri: str, diabetes_path: Path) -> None:
     settings = config(model={"uri": linear_uri}, source={"path": str(diabetes_path)}, run={"batch_id": "a", "name": "nightly"})
-    settings["tracking"]["tags"] = {"team": "growth"}
+    settings["tracking"]["tags"] = {"team": "growth", "mlflow.source.name": "the nightly job"}
 
     result = score(settings, spark=spark)
 
     run = mlflow.MlflowClient(store).get_run(result.run_id)
     assert (run.info.status, run.info.run_name, run.data.tags["team"]) == ("FINISHED", "nightly", "growth")
+    assert run.data.tags["mlflow.source.name"] == "the nightly job"
     assert run.data.params["model.pinned_uri"] == "models:/diabetes/1"
     assert run.data.params["source"] == str(diabetes_path)
     assert run.data.params["version.python"].startswith("3.")

@@ -77,6 +77,15 @@ def named(text: str, write: Write) -> str:
         ("run.name=''", "run.name: got '' (text); must not be empty (command line)"),
         ("run.timezone=Mars/X", "run.timezone: got 'Mars/X' (text); must be an IANA time zone such as UTC or Europe/Vienna (command line)"),
         ("run.date=31.1.2026", "run.date: got '31.1.2026' (text); must be a date like 2026-01-31 (command line)"),
+        (
+            "tracking.tags={lakescore.batch_id: x}",
+            "tracking.tags: got {'lakescore.batch_id': 'x'} (a mapping); lakescore.batch_id is a tag that Lakescore sets itself; choose another "
+            "name (command line)",
+        ),
+        (
+            "tracking.tags={mlflow.runName: x}",
+            "tracking.tags: got {'mlflow.runName': 'x'} (a mapping); mlflow.runName is run.name here (command line)",
+        ),
         ("run.date=20260131", "run.date: got 20260131 (a number); expected a date like 2026-01-31 (command line)"),
     ],
 )

@@ -259,3 +259,16 @@ def test_a_folder_that_may_not_be_written_to_is_found_before_anything_is_scored(
         sink = open_sink(OutputConfig(path=f"{tmp_path}/new/out", format=kind), Batch("a", "run", date(2026, 1, 31), "skip"))
         with pytest.raises(OutputError, match=f"^output.path: {tmp_path} may not be written to; check its permissions, and how "):
             sink.check(None, T.StructType([T.StructField("x", T.DoubleType())]))
+
+
+def test_a_parquet_table_that_spark_could_not_read_is_not_made(tmp_path: Path) -> None:
+    inside = T.StructType([T.StructField("x", T.LongType()), T.StructField("X", T.LongType())])
+    sink = open_sink(OutputConfig(path=f"{tmp_path}/out", format="parquet"), Batch("a", "run", date(2026, 1, 31), "skip"))
+
+    with pytest.raises(OutputError) as caught:
+        sink.check(None, T.StructType([T.StructField("prediction", inside)]))
+
+    assert str(caught.value) == (
+        f"output.path: {tmp_path}/out: column 'prediction': the columns 'x' and 'X' differ only by case, and Spark could not read the table; "
+        "rename one"
+    )

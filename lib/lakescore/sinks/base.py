@@ -343,16 +343,31 @@ def refuse_schema(schema: T.StructType, where: str) -> None:
     Raises:
         OutputError: naming the two names, or the column and its type.
     """
+    refuse_alike(schema, where, "which Delta does not allow")
+    _refuse_types(schema, where)
+
+
+def refuse_alike(schema: T.StructType, where: str, why: str) -> None:
+    """Names that differ only by case, inside columns too.
+
+    Raises:
+        OutputError: naming the two names, and ``why`` they are refused.
+    """
     seen: dict[str, str] = {}
     for field in schema.fields:
         other = seen.setdefault(field.name.casefold(), field.name)
         if other != field.name:
-            raise OutputError(
-                f"{where}: the columns {other!r} and {field.name!r} differ only by case, which Delta does not allow; rename one"
-            )
+            raise OutputError(f"{where}: the columns {other!r} and {field.name!r} differ only by case, {why}; rename one")
         for inside in _types_inside(field.dataType):
             if isinstance(inside, T.StructType):
-                refuse_schema(inside, f"{where}: column {field.name!r}")
+                refuse_alike(inside, f"{where}: column {field.name!r}", why)
+
+
+def _refuse_types(schema: T.StructType, where: str) -> None:
+    for field in schema.fields:
+        for inside in _types_inside(field.dataType):
+            if isinstance(inside, T.StructType):
+                _refuse_types(inside, f"{where}: column {field.name!r}")
             elif not isinstance(inside, _DELTA_TYPES):
                 raise OutputError(
                     f"{where}: column {field.name!r} is {inside.simpleString()}, which Delta cannot hold; cast it (columns.cast) or drop it"

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
-from lakescore import storage
+from lakescore import session, storage
 from lakescore.config import OutputConfig
 from lakescore.errors import NeedsSparkError, OutputError, listing
 from lakescore.failures import translated
@@ -32,6 +32,7 @@ from lakescore.sinks.base import (
     gone,
     keep_only,
     only_text,
+    refuse_alike,
     staged_files,
     write_parquet,
 )
@@ -95,6 +96,8 @@ class ParquetSink(PathSink):
         foreign = [c.name for c in self._root.children() if not storage.is_hidden(c.name) and not c.name.startswith(f"{PARTITION}=")]
         if foreign:
             raise OutputError(f"output.path: {self.location} holds what Lakescore did not write ({listing(foreign)}); give another path")
+        if spark is None or not session.is_case_sensitive(spark):
+            refuse_alike(schema, f"output.path: {self.location}", "and Spark could not read the table")
         # Without merge_schema all batches have the same columns, so that one file tells them.
         files = self._batch_files(None if self._config.merge_schema else 1)
         if not files:
