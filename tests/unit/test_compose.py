@@ -79,8 +79,8 @@ def named(text: str, write: Write) -> str:
         ("run.date=31.1.2026", "run.date: got '31.1.2026' (text); must be a date like 2026-01-31 (command line)"),
         (
             "tracking.tags={lakescore.batch_id: x}",
-            "tracking.tags: got {'lakescore.batch_id': 'x'} (a mapping); lakescore.batch_id is a tag that Lakescore sets itself; choose another "
-            "name (command line)",
+            "tracking.tags: got {'lakescore.batch_id': 'x'} (a mapping); lakescore.batch_id is a tag that Lakescore sets itself; "
+            "choose another name (command line)",
         ),
         (
             "tracking.tags={mlflow.runName: x}",

@@ -269,6 +269,6 @@ def test_a_parquet_table_that_spark_could_not_read_is_not_made(tmp_path: Path) -
         sink.check(None, T.StructType([T.StructField("prediction", inside)]))
 
     assert str(caught.value) == (
-        f"output.path: {tmp_path}/out: column 'prediction': the columns 'x' and 'X' differ only by case, and Spark could not read the table; "
-        "rename one"
+        f"output.path: {tmp_path}/out: column 'prediction': the columns 'x' and 'X' differ only by case, and Spark could not read the "
+        "table; rename one"
     )
