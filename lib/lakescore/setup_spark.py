@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from packaging.version import Version
+
 from lakescore.commands import Parser
 from lakescore.errors import PlatformError
 
@@ -105,13 +107,14 @@ def _spark_home() -> Path:
 
 
 def _delta_coordinate() -> str:
-    """Delta's artifact for this Spark, as delta-spark names it since 4.0."""
+    """Delta's artifact for this Spark; only since 4.1 is there one for each Spark."""
     try:
         delta = metadata.version("delta-spark")
     except metadata.PackageNotFoundError:
         raise PlatformError("delta-spark is not installed here: pip install 'lakescore[spark]'") from None
     spark = ".".join(metadata.version("pyspark").split(".")[:2])
-    return f"{_DELTA_GROUP}:delta-spark_{spark}_{_SCALA}:{delta}"
+    artifact = f"delta-spark_{_SCALA}" if Version(delta) < Version("4.1") else f"delta-spark_{spark}_{_SCALA}"
+    return f"{_DELTA_GROUP}:{artifact}:{delta}"
 
 
 def _install_avro(home: Path, ivy_settings: str | None) -> None:

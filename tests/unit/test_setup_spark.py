@@ -31,10 +31,19 @@ def test_a_jar_is_known_by_its_name_without_versions(name: str, artifact: str) -
     assert setup_spark._artifact(name) == artifact
 
 
-def test_deltas_artifact_is_the_one_for_this_spark() -> None:
-    spark = ".".join(metadata.version("pyspark").split(".")[:2])
+@pytest.mark.parametrize(
+    ("spark", "delta", "coordinate"),
+    [
+        ("4.2.0", "4.4.0", "io.delta:delta-spark_4.2_2.13:4.4.0"),
+        ("4.0.2", "4.1.0", "io.delta:delta-spark_4.0_2.13:4.1.0"),
+        ("4.0.2", "4.0.1", "io.delta:delta-spark_2.13:4.0.1"),
+    ],
+)
+def test_deltas_artifact_is_the_one_for_this_spark(monkeypatch: pytest.MonkeyPatch, spark: str, delta: str, coordinate: str) -> None:
+    versions = {"pyspark": spark, "delta-spark": delta}
+    monkeypatch.setattr(metadata, "version", versions.__getitem__)
 
-    assert setup_spark._delta_coordinate() == f"io.delta:delta-spark_{spark}_2.13:{metadata.version('delta-spark')}"
+    assert setup_spark._delta_coordinate() == coordinate
 
 
 def test_the_jars_of_an_artifact_are_found_by_its_name(tmp_path: Path) -> None:
