@@ -25,9 +25,10 @@ _SCALA = "2.13"
 _DELTA_GROUP = "io.delta"
 # Avro's jar belongs to Spark's own version; where a mirror lacks it, the one before reads and writes the same (tested with 4.2.0).
 _AVRO_FALLBACK = "4.1.1"
-# The AWS SDK that each Hadoop was built with. Its parts that hadoop-aws needs are some 15 MB, all of it in one jar is 600.
+# The AWS SDK that each Hadoop was built with (2.24.6 for 3.4.1, of which one part was never published). Its parts that hadoop-aws needs
+# are some 15 MB, all of it in one jar is 600.
 _AWS_GROUP = "software.amazon"
-_AWS_SDK = {"3.4.0": "2.23.19", "3.4.1": "2.24.6", "3.4.2": "2.29.52", "3.5.0": "2.35.4"}
+_AWS_SDK = {"3.4.0": "2.23.19", "3.4.1": "2.24.8", "3.4.2": "2.29.52", "3.5.0": "2.35.4"}
 _AWS_MODULES = ("s3", "s3-transfer-manager", "sts")
 _MARK = "# written by `lakescore setup-spark`"
 _DEFAULTS = f"""{_MARK}; spark-submit --conf wins
