@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import unquote
 
+from pyspark.version import __version__ as pyspark_version
+
 from lakescore import object_store
 from lakescore.errors import ConfigError, InputError, LakescoreError, ModelError, OutputError, PlatformError
 
@@ -45,7 +47,8 @@ END_OF_JVM = re.compile(
 )
 DELTA_MISSING = (
     "Delta Lake is not on Spark's classpath: run `lakescore setup-spark` once in this environment, or add "
-    "`--packages io.delta:delta-spark_4.2_2.13:4.4.0 --conf spark.sql.extensions=io.delta.sql.DeltaSparkSessionExtension "
+    f"`--packages io.delta:delta-spark_{'.'.join(pyspark_version.split('.')[:2])}_2.13:4.4.0 "
+    "--conf spark.sql.extensions=io.delta.sql.DeltaSparkSessionExtension "
     "--conf spark.sql.catalog.spark_catalog=org.apache.spark.sql.delta.catalog.DeltaCatalog` to spark-submit"
 )
 AVRO_MISSING = (
