@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import Column, DataFrame, Observation
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -24,6 +24,7 @@ from lakescore.errors import InputError, LakescoreError, ModelError
 from lakescore.failures import translated
 from lakescore.lineage import Lineage
 from lakescore.monitoring import Monitor
+from lakescore.observing import Observed
 from lakescore.parquet_files import ParquetFiles
 from lakescore.planning import OWN, PREDICTION, ROW, Plan
 from lakescore.schema import PARTITION, column
@@ -160,12 +161,12 @@ def _items(plan: Plan) -> tuple[str, ...]:
     return plan.alignment.keys or (("path",) if "path" in plan.alignment.kept else plan.alignment.kept[:4])
 
 
-def scored(plan: Plan, scorer: Callable[[DataFrame], DataFrame], read: Observation) -> DataFrame:
+def scored(plan: Plan, scorer: Callable[[DataFrame], DataFrame], read: Observed) -> DataFrame:
     """The aligned rows with their predictions; ``read`` counts them."""
     df = _aligned(plan)
     if plan.config.scoring.partitions is not None:
         df = df.repartition(plan.config.scoring.partitions)
-    return scorer(df.observe(read, F.count(F.lit(1)).alias("rows")))
+    return scorer(read.watch(df, F.count(F.lit(1)).alias("rows")))
 
 
 def stage(
@@ -189,7 +190,7 @@ def stage(
         LakescoreError: a row cannot be read, scored or written.
     """
     # The counters stand in the stage that writes: what a retried task counted is replaced, not added.
-    read, watched = Observation(), Observation()
+    read, watched = Observed(), Observed()
     answered = scored(plan, scorer, read)
     if monitor is not None:
         answered = monitoring.observe(answered, monitor, watched)
@@ -201,7 +202,7 @@ def stage(
             with session.persisted(answered) as kept:
                 work = _stage_apart(plan, kept, lineage, read)
     work = replace(work, engine=plan.engine)
-    return work if monitor is None else replace(work, observed=watched.get)
+    return work if monitor is None else replace(work, observed=watched.get())
 
 
 def guarded(plan: Plan, scratch: Path) -> Path:
@@ -258,30 +259,32 @@ def doing(config: ScoreConfig) -> str:
     return "; ".join(given) or "scoring failed"
 
 
-def _stage_all(plan: Plan, df: DataFrame, lineage: Lineage, read: Observation) -> Work:
-    scored = Observation()
-    df = df.observe(scored, *spark_udf.nan_counts(df, PREDICTION), *_script_summary(plan, df))
+def _stage_all(plan: Plan, df: DataFrame, lineage: Lineage, read: Observed) -> Work:
+    scored = Observed()
+    df = scored.watch(df, *spark_udf.nan_counts(df, PREDICTION), *_script_summary(plan, df))
     staged = plan.sink.stage(planning.finished(plan, df, lineage))
-    found = dict(scored.get)
+    # The outermost first: if its rows must pass again, what stands before it is counted with them.
+    found = scored.get()
     failures = {name: found.pop(name) for name in entry_script.SUMMARY if name in found}
     counts = {name: int(value) for name, value in found.items()}
-    return Work(staged, None, int(read.get["rows"]), counts.pop("rows"), 0, counts, "", failures, {})
+    return Work(staged, None, int(read.get()["rows"]), counts.pop("rows"), 0, counts, "", failures, {})
 
 
-def _stage_apart(plan: Plan, df: DataFrame, lineage: Lineage, read: Observation) -> Work:
+def _stage_apart(plan: Plan, df: DataFrame, lineage: Lineage, read: Observed) -> Work:
     """What was scored to the output, and what was not to the quarantine, if there is any."""
     assert plan.quarantine is not None, "asked by the caller"
     work = _stage_all(plan, df.where(F.col(ERROR_FIELD).isNull()), lineage, read)
     if work.read == work.scored:
         return work
     try:
-        seen = Observation()
+        seen = Observed()
         failed = df.where(F.col(ERROR_FIELD).isNotNull())
         example = F.min(ERROR_FIELD).alias("example")
-        failed = failed.observe(seen, F.count(F.lit(1)).alias("rows"), example, *_script_summary(plan, failed))
+        failed = seen.watch(failed, F.count(F.lit(1)).alias("rows"), example, *_script_summary(plan, failed))
         staged = plan.quarantine.stage(planning.quarantined(plan, failed, ERROR_FIELD, lineage))
-        failures = {name: seen.get[name] for name in entry_script.SUMMARY if name in seen.get}
-        return replace(work, failed=staged, quarantined=int(seen.get["rows"]), example=str(seen.get["example"]), failures=failures)
+        found = seen.get()
+        failures = {name: found[name] for name in entry_script.SUMMARY if name in found}
+        return replace(work, failed=staged, quarantined=int(found["rows"]), example=str(found["example"]), failures=failures)
     except BaseException:
         plan.sink.discard(work.staged)
         raise

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from pyspark.sql import Column, DataFrame, Observation
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -30,6 +30,7 @@ from lakescore.drift.profile import Monitored
 from lakescore.drift.statistics import FILE, Statistics, from_json
 from lakescore.engine.isolation import ERROR_FIELD, VALUE_FIELD
 from lakescore.errors import ConfigError, InputError
+from lakescore.observing import Observed
 from lakescore.planning import OWN, PREDICTION, Plan
 from lakescore.redact import redact
 from lakescore.schema import TIMESTAMPS, column, is_same
@@ -212,18 +213,18 @@ def beside_rows(df: DataFrame, monitor: Monitor) -> DataFrame:
     return counted.toDF(*df.columns, COUNTED_FIELD)
 
 
-def observe(df: DataFrame, monitor: Monitor, observation: Observation) -> DataFrame:
+def observe(df: DataFrame, monitor: Monitor, observed: Observed) -> DataFrame:
     """Collect what the tasks counted, and the nulls that pandas does not tell from NaN.
 
     Args:
         df: with ``COUNTED_FIELD``.
         monitor: what is watched.
-        observation: where it goes.
+        observed: where it goes.
     """
     # Text, because Spark 4.0 has no lists here.
     counted = F.concat_ws(",", F.collect_list(F.base64(column(COUNTED_FIELD))))
     nulls = F.concat_ws(",", *[F.count_if(column(one).isNull()).cast("string") for one in monitor.floats.values()])
-    return df.observe(observation, counted.alias("counted"), nulls.alias("nulls"))
+    return observed.watch(df, counted.alias("counted"), nulls.alias("nulls"))
 
 
 def statistics_of(monitor: Monitor, observed: Mapping[str, Any], described: str, rows: int) -> Statistics:

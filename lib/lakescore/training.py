@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlflow import MlflowClient
-from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -23,6 +23,7 @@ from lakescore.drift.statistics import FILE, Statistics
 from lakescore.errors import LakescoreError, ModelError
 from lakescore.failures import translated
 from lakescore.mlflow_defaults import as_default
+from lakescore.observing import Observed
 from lakescore.planning import PREDICTION, Plan
 from lakescore.redact import redact
 from lakescore.schema import column
@@ -86,7 +87,7 @@ def _statistics(config: ScoreConfig, client: MlflowClient, spark: SparkSession |
     counting = progress.shown(lambda: session.job_progress(plan.spark), "counting", None, screen)
     runtime_conf, doing = session.runtime_conf(spark, **pipeline.runtime_conf(config)), translated(job.doing(config), LakescoreError)
     # Counted twice, and predicted once.
-    with runtime_conf, counting, doing, session.persisted(job.scored(plan, scorer, Observation())) as rows:
+    with runtime_conf, counting, doing, session.persisted(job.scored(plan, scorer, Observed())) as rows:
         monitored = monitoring.all_monitored(plan, _elements(plan, rows))
         return profile.statistics_of(rows, monitored, redact(plan.source.description)), model.uri
 

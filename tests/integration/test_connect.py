@@ -254,6 +254,14 @@ def test_rows_that_break_the_model_are_set_aside_and_replayed_without_a_cache_or
     assert (sorted(aside["id"]), set(aside["error_message"])) == (BAD, {"there is no such bmi"})
 
 
+def test_what_an_older_server_forgets_to_tell_is_counted_again(client: Client, classic: Any) -> None:
+    told = client["forgotten"]
+
+    _check_same(DeltaTable(client.folder / "forgotten"), DeltaTable(classic.location))
+    assert told["drift"] == classic.drift.value
+    assert told["aside"] == [442, 440, 2]
+
+
 def test_a_dataframe_of_the_session_is_scored_and_read_back_as_one(client: Client) -> None:
     told = client["dataframe"]
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -32,6 +32,7 @@ from lakescore import session, storage
 from lakescore.config import ROW_FILES, OutputConfig
 from lakescore.errors import ConfigError, OutputError, did_you_mean, listing
 from lakescore.failures import translated
+from lakescore.observing import Observed
 from lakescore.schema import LINEAGE_COLUMNS
 from lakescore.sinks.base import Batch, PathSink, Published, PublishedRows, Staged, attempt_name, attempts, gone
 from lakescore.sinks.row_text import TIME, json_line, plain_line
@@ -259,10 +260,10 @@ class CountSink:
         """Everything can be counted."""
 
     def stage(self, df: DataFrame) -> Staged:
-        arrived = Observation()
+        arrived = Observed()
         # `noop` computes every column, as a file would have it; a count would let Spark leave the model out.
-        df.observe(arrived, F.count(F.lit(1)).alias("rows")).write.format("noop").mode("overwrite").save()
-        return Staged(rows=int(arrived.get["rows"]), files=0, size=0, handle=None, written=0)
+        arrived.watch(df, F.count(F.lit(1)).alias("rows")).write.format("noop").mode("overwrite").save()
+        return Staged(rows=int(arrived.get()["rows"]), files=0, size=0, handle=None, written=0)
 
     def publish(self, spark: SparkSession | None, staged: Staged) -> Published:
         return Published(self.location, None)
