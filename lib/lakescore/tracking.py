@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -163,10 +165,12 @@ def _start(client: MlflowClient, config: ScoreConfig) -> Record:
             client.log_text(run.info.run_id, as_yaml(config), "config.yaml")
         log.info("run: %s, experiment %s (%s)", record.run_id, experiment_id, config.tracking.experiment)
     except Exception as error:
+        # MLflow writes what it logs to a temporary file first.
+        where = f" (there, or in {tempfile.gettempdir()})" if isinstance(error, OSError) and error.errno == errno.ENOSPC else ""
+        raised = PlatformError(f"tracking.tracking_uri: {client.tracking_uri} cannot record the run: {error}{where}")
         if record is not None:
-            with contextlib.suppress(Exception):
-                client.set_terminated(record.run_id, "FAILED")
-        raise PlatformError(f"tracking.tracking_uri: {client.tracking_uri} cannot record the run: {error}") from error
+            _end(record, raised)
+        raise raised from error
     return record
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+import mlflow
 import pytest
 import yaml
 
@@ -103,6 +106,23 @@ def test_a_server_that_never_answers_is_given_up_soon(silent_port: int, monkeypa
     assert str(caught.value).startswith(f"tracking.tracking_uri: http://***@127.0.0.1:{silent_port} cannot record the run: ")
     assert "hunter2" not in str(caught.value)
     assert time.monotonic() - start < 35
+
+
+def test_a_run_that_cannot_be_recorded_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_text", full)
+    config = compose(overrides=["model.uri=m", "source.path=s", "output.path=o", f"tracking.tracking_uri=sqlite:///{tmp_path}/mlflow.db"])
+    client = tracking.client_for(config.tracking)
+
+    with pytest.raises(PlatformError) as caught, tracking.open_record(client, config):
+        pass
+
+    line = f"cannot record the run: [Errno 28] No space left on device (there, or in {tempfile.gettempdir()})"
+    assert str(caught.value) == f"tracking.tracking_uri: sqlite:///{tmp_path}/mlflow.db {line}"
+    (run,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert (run.info.status, run.data.tags["lakescore.error"]) == ("FAILED", str(caught.value))
 
 
 def test_the_versions_that_a_prediction_depends_on_are_recorded() -> None:
