@@ -108,3 +108,12 @@ def test_its_python_compiles_and_imports(block: str) -> None:
     for line in block.splitlines():
         if line.startswith("from lakescore"):
             exec(line, {})
+
+
+def test_the_contents_are_the_headings_in_their_order() -> None:
+    contents = README.split("\n```", 1)[0]
+    text = re.sub(r"^```.*?^```", "", README, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+
+    assert re.findall(r"\[([^\]]+)\]\(#", contents) == headings
+    assert re.findall(r"\(#([^)]+)\)", contents) == [re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings]
