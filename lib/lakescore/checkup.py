@@ -173,8 +173,10 @@ class _Examination:
         cases = [self._dead_run(run) for run in dead]
         for name, found in left.items():
             holds = held if name == "output" else None
-            seen = {case.finding.place for case in cases}  # tables of a catalog share their schema
-            cases += [self._leftover(one, known, holds, name) for one in found if one.place not in seen and self._is_stale(one, live)]
+            # Tables of a catalog share their schema, and their staged ones lie there side by side.
+            seen = {case.finding.place for case in cases}
+            at_work = live if tables[name].table is None else live | known.elsewhere
+            cases += [self._leftover(one, known, holds, name) for one in found if one.place not in seen and self._is_stale(one, at_work)]
         # Whether the batch of a journal is there can be said when it is finished.
         live |= {one.batch_id for one in left["output"] if one.kind == JOURNAL and one.batch_id}
         cases += self._damaged(held, known, target.location, live)
@@ -223,10 +225,14 @@ class _Examination:
             there = contents(output, self._spark, batch_id).batches.get(batch_id)
             return PublishedRows(there.rows[run_id]) if there is not None and run_id in there.rows else None
         spark = None if output.table is None else self._spark()
-        return open_sink(output, Batch(batch_id, "", date.min, "skip")).rows_of(spark, run_id)
+        sink = open_sink(output, Batch(batch_id, "", date.min, "skip"))
+        sink.recover(spark)  # what it has decided, and not come to the end of
+        return sink.rows_of(spark, run_id)
 
-    def _is_stale(self, one: Leftover, live: Iterable[str]) -> bool:
-        return self._is_silent(one.extent.modified_ms) and not any(one.is_of(batch_id) for batch_id in live)
+    def _is_stale(self, one: Leftover, live: set[str]) -> bool:
+        # A file that nothing names tells of no batch: it may be of any that is written.
+        is_used = bool(live) if one.kind == ORPHAN else any(one.is_of(batch_id) for batch_id in live)
+        return self._is_silent(one.extent.modified_ms) and not is_used
 
     def _leftover(self, one: Leftover, known: Runs, held: Contents | None, where: str) -> _Case:
         batch_id = one.batch_id or next((batch for batch in known.scored if one.is_of(batch)), None)

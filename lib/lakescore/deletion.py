@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from lakescore import runs, session, storage, targets, tracking
 from lakescore.config import OutputConfig, is_batch_id
-from lakescore.errors import ConfigError, OutputError, listing
+from lakescore.errors import ConfigError, LakescoreError, OutputError, listing
 from lakescore.redact import redact
 from lakescore.sinks import Batch, open_sink, quarantine, rows
 from lakescore.sinks.contents import Contents, contents
@@ -89,13 +89,16 @@ def delete_batch(
         found = replace(found, beside=(*also, *(("reports",) if reports else ())))
         if dry_run:
             return found
-        # What stands beside it first: a crash in between leaves the batch, which can be deleted again.
-        for one in also.values():
-            _delete(one, batch_id, open_spark)
-        if reports is not None:
-            reports.remove()
         version = _delete(where, batch_id, open_spark)
         runs.tag_deleted(client, list(found.run_ids), target.location)
+        # Last: a batch that cannot be deleted needs what stands beside it. What a crash in between leaves there, the doctor finds.
+        try:
+            for one in also.values():
+                _delete(one, batch_id, open_spark)
+            if reports is not None:
+                reports.remove()
+        except (LakescoreError, OSError) as error:
+            raise OutputError(f"{error}; the batch {batch_id} itself is deleted from {found.location}") from error
     if unknown:
         server = redact(tracking.server_of(target.tracking))
         log.warning("tracking: %s does not know the run %s, so it is not tagged %s", server, unknown, runs.DELETED_TAG)

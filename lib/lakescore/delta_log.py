@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 
 from deltalake import DeltaTable
 
+from lakescore import object_store
 from lakescore.errors import InputError
 from lakescore.storage import Location, absolute, closed_to_delta, delta_options, scheme_of
 
@@ -78,10 +79,14 @@ def commits(location: str, first: int, last: int) -> list[Commit]:
 def _commit(folder: Location, location: str, version: int) -> Commit:
     try:
         lines = (folder / "_delta_log" / f"{version:020d}.json").read_text().splitlines()
-    except OSError as error:
+    except FileNotFoundError as error:
         raise InputError(
             f"source.incremental: version {version} of {location} is not in its log any more (delta.logRetentionDuration), so nobody can "
             "tell what was added since the last batch; begin again with another source.incremental.state"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"source.incremental: version {version} of {location} cannot be read: {object_store.line(error)}; nothing is lost, run it again"
         ) from error
     actions = [json.loads(line) for line in lines if line.strip()]
     added = tuple(one["add"] for one in actions if "add" in one and one["add"].get("dataChange", True))

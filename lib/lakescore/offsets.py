@@ -21,7 +21,7 @@ from dataclasses import asdict, astuple, dataclass, field, replace
 from datetime import date
 from typing import Any, get_args
 
-from lakescore import storage
+from lakescore import object_store, storage
 from lakescore.config import IncrementalBy, is_batch_id
 from lakescore.errors import ConfigError, InputError
 from lakescore.storage import File, Location
@@ -180,7 +180,12 @@ class OffsetLog:
         place = self._place_of(number)
         try:
             return _of_json(number, place.read_text())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except OSError as error:
+            raise InputError(
+                f"source.incremental.state: {self.folder}/{place.name} cannot be read: {object_store.line(error)}; nothing is lost, run it "
+                "again"
+            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"source.incremental.state: {self.folder}/{place.name} is no entry that Lakescore wrote ({type(error).__name__}); put it "
                 "back, or begin again with another state"

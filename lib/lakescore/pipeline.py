@@ -25,7 +25,9 @@ from lakescore import (
     progress,
     reuse,
     routing,
+    runs,
     session,
+    sharing,
     source,
     storage,
     timing,
@@ -44,9 +46,10 @@ from lakescore.models.resolve import ResolvedModel
 from lakescore.monitoring import Monitor
 from lakescore.offsets import Window
 from lakescore.planning import Plan
+from lakescore.redact import redact
 from lakescore.result import ScoreResult
 from lakescore.sinks import Batch, Published, Sink, Staged, open_sink, quarantine
-from lakescore.sinks.base import AlreadyPublishedError
+from lakescore.sinks.base import AlreadyPublishedError, beaten
 from lakescore.source import Inspection
 from lakescore.tracking import Record
 from lakescore.verdict import DriftTable, Verdict
@@ -287,6 +290,7 @@ def _run(
         else:
             plan, monitor, route = chosen
         drift_table = verdict.open_table(plan, record.run_id) if monitor is not None else None
+        _refuse_shared(plan, drift_table, record)
         record.params(_parameters(plan, inspection))
         if config.scoring.allow_reuse and (earlier := _reused(plan, record)) is not None:
             return earlier
@@ -361,8 +365,9 @@ def _reused(plan: Plan, record: Record) -> ScoreResult | None:
         params, metrics = run.data.params, run.data.metrics
         batch = Batch(params["batch_id"], run.info.run_id, date.fromisoformat(params["score_date"]), "skip")
         sink = open_sink(reuse.output_of(plan.config.output, params["output"]), batch, plan.config.columns.keys)
-        if "rows_read" not in metrics or not sink.find(plan.session):
-            continue  # a run that was ended by a later one does not tell all that it counted
+        # A run that was ended by a later one does not tell all that it counted.
+        if "rows_read" not in metrics or not sink.find(plan.session) or not runs.wrote_last(record.client, run):
+            continue
         log.info("output: the run %s made it already of the same input and settings (scoring.allow_reuse)", run.info.run_id)
         record.finish("FINISHED", {"rows_written": 0}, {"lakescore.outcome": "reused", "lakescore.reused_run": run.info.run_id})
         version = metrics.get("output_version")
@@ -481,6 +486,16 @@ def _score(
         raise
 
 
+def _refuse_shared(plan: Plan, drift_table: DriftTable | None, record: Record) -> None:
+    """Raise OutputError where this batch would replace one of another output in a table beside it."""
+    config = plan.config
+    if plan.quarantine is not None and plan.quarantine.find(plan.spark):
+        place = quarantine.output_of(config.output, config.errors)
+        sharing.refuse_shared(record.client, plan.spark, config, "errors.quarantine", place)
+    if drift_table is not None and drift_table.has_batch:
+        sharing.refuse_shared(record.client, plan.spark, config, "drift.table", drift_table.place)
+
+
 def _is_beaten(plan: Plan, spark: SparkSession | None) -> bool:
     """Whether a run of the same batch has published it meanwhile, and has cleared away what this one has staged, all or a part."""
     return not plan.published and bool(plan.sink.find(spark))
@@ -488,6 +503,9 @@ def _is_beaten(plan: Plan, spark: SparkSession | None) -> bool:
 
 def _publish(plan: Plan, work: job.Work, record: Record) -> Published:
     with record.stage("publish"):
+        if plan.quarantine is not None and plan.config.run.on_rerun != "replace" and plan.sink.find(plan.session):
+            # The quarantine is that of the run that was faster: its rows must not be replaced.
+            raise beaten("output", planning.batch_of(plan.config, record.run_id))
         job.publish_quarantine(plan, work)
         published = plan.sink.publish(plan.session, work.staged)
     log.info(
@@ -543,7 +561,7 @@ def _finish(plan: Plan, route: Route | None, record: Record, work: job.Work, pub
         record.finish("FINISHED", metrics, {"lakescore.outcome": "scored"})
     except Exception as error:
         # The batch is published: failing now would make a scheduler run it again.
-        log.warning("tracking: the batch is published, and its run %s could not be completed: %s", record.run_id, error)
+        log.warning("tracking: the batch is published, and its run %s could not be completed: %s", record.run_id, redact(str(error)))
     return ScoreResult(
         outcome="scored",
         run_id=record.run_id,

@@ -105,7 +105,7 @@ def _find(what: str, tracking_uri: str | None) -> _Output:
     except OSError as error:
         raise InputError(f"read: {what} cannot be read: {error}") from error
     if not _RUN_ID.fullmatch(what):
-        near = did_you_mean(location.name, [c.name for c in _parent(location).children()]) if location and location.is_local else ""
+        near = did_you_mean(location.name, [c.name for c in location.parent.children()]) if location and location.is_local else ""
         raise InputError(f"read: {what} is neither a path that exists nor an MLflow run's ID.{near}")
     client = tracking.client_for(TrackingConfig(tracking_uri=tracking_uri))
     try:
@@ -146,10 +146,6 @@ def _at_path(path: str, location: Location) -> _Output:
         return _at_path(f"{path.rstrip('/')}/{files[0].name}", files[0])
     what = "several files; name one of them" if files else "nothing that Lakescore wrote"
     raise InputError(f"read: {path} holds {what}")
-
-
-def _parent(location: Location) -> Location:
-    return Location(location.fs, location.path.rstrip("/").rpartition("/")[0] or "/")
 
 
 def _require(output: _Output) -> Location:

@@ -209,6 +209,11 @@ class Location:
         return PurePosixPath(self.path).name
 
     @property
+    def parent(self) -> Location:
+        """The folder that it is in."""
+        return Location(self.fs, self.path.rstrip("/").rpartition("/")[0] or "/")
+
+    @property
     def is_local(self) -> bool:
         return isinstance(self.fs, pafs.LocalFileSystem)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from lakescore import references, storage, tracking, verdict
+from lakescore import references, runs, storage, verdict
 from lakescore.compose import compose
 from lakescore.config import OutputConfig, ScoreConfig, SparkConfig, TrackingConfig
 from lakescore.errors import ConfigError, InputError, did_you_mean
@@ -56,8 +56,7 @@ class Target:
 
     def has(self, run: Run) -> bool | None:
         """Whether a run writes here; None where it has not told."""
-        # A run says at its start where it means to write, and with its plan where that is.
-        written = run.data.params.get("output") or run.data.tags.get(tracking.OUTPUT_TAG)
+        written = runs.written_to(run)
         if written is None:
             return None
         if self.output.is_row_file and self.output.file is None:
@@ -111,14 +110,14 @@ def _section_of(output: str, has_config: bool) -> dict[str, Any]:
     if place is None or not place.exists():
         if has_config:  # which says what format it would have
             return {"path": output}
-        siblings = [child.name for child in Location(place.fs, str(Path(place.path).parent)).children()] if place else []
+        siblings = [child.name for child in place.parent.children()] if place else []
         raise InputError(f"OUTPUT: there is nothing at {output}.{did_you_mean(place.name, siblings) if place else ''}")
     if not place.is_dir():
         record = rows.read_record(place)
-        if record is None and place.path not in {file.path for file in rows.recorded_files(_parent(place))}:
+        if record is None and place.path not in {file.path for file in rows.recorded_files(place.parent)}:
             raise InputError(f"OUTPUT: {output} is no file that Lakescore wrote")
         kind = str(record["format"]) if record else "jsonl"
-        return {"path": _parent(place).path if place.is_local else output.rpartition("/")[0], "file": place.name, "format": kind}
+        return {"path": place.parent.path if place.is_local else output.rpartition("/")[0], "file": place.name, "format": kind}
     kind_there = _format_of(place)
     if kind_there is None and not has_config:
         raise InputError(f"OUTPUT: {output} holds nothing that Lakescore wrote")
@@ -137,7 +136,3 @@ def _format_of(folder: Location) -> str | None:
         records = [record for file in files if file.exists() and (record := rows.read_record(file)) is not None]
         return str(records[0]["format"]) if records else "jsonl"
     return None
-
-
-def _parent(place: Location) -> Location:
-    return Location(place.fs, place.path.rstrip("/").rpartition("/")[0] or "/")

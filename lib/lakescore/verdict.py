@@ -31,6 +31,7 @@ from lakescore.job import Work
 from lakescore.lineage import Lineage, lineage_columns
 from lakescore.monitoring import Monitor
 from lakescore.planning import Plan
+from lakescore.redact import redact
 from lakescore.schema import PARTITION
 from lakescore.sinks import Sink, Staged, open_sink, quarantine
 from lakescore.storage import Location
@@ -123,13 +124,18 @@ class DriftTable:
             ConfigError: it is the output, the quarantine or the source.
         """
         self._plan = plan
-        config = table_of(plan.config.output, name)
-        quarantine.refuse_overlap("drift.table", config, plan.config.output, plan.config.source)
+        self.place = table_of(plan.config.output, name)
+        quarantine.refuse_overlap("drift.table", self.place, plan.config.output, plan.config.source)
         with _as_drift_table():
-            self._sink: Sink = open_sink(config, quarantine.batch_of(planning.batch_of(plan.config, run_id)))
+            self._sink: Sink = open_sink(self.place, quarantine.batch_of(planning.batch_of(plan.config, run_id)))
             self._sink.recover(plan.spark)
             empty = table.SCHEMA.empty_table()
             self._sink.check(plan.spark, self._stamped(empty, plan.lineage("", datetime.now(timezone.utc))).schema)
+
+    @property
+    def has_batch(self) -> bool:
+        """Whether an earlier run has left rows of the batch."""
+        return bool(self._sink.find(self._plan.spark))
 
     def publish(self, verdict: Verdict, lineage: Lineage, decision: str) -> None:
         """Put the batch's rows there, in place of those that an earlier run of it left."""
@@ -195,7 +201,8 @@ def leave(
 
     Not before: of two runs of one batch, the one that is not published must leave no rows.
     """
-    if drift_table is not None:
+    # A batch that stays as it was keeps its rows there.
+    if drift_table is not None and not (decision == REFUSED and plan.published):
         with _warned("the drift table could not be written"):
             drift_table.publish(verdict, lineage, decision)
     files = _files(plan, verdict)
@@ -246,7 +253,7 @@ def _warned(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log.warning("drift: %s: %s", what, error)
+        log.warning("drift: %s: %s", what, redact(str(error)))
 
 
 def as_result(verdict: Verdict | None) -> Drift | None:

@@ -258,6 +258,9 @@ def test_drift_that_is_detected_is_not_published(run: Callable[..., ScoreResult]
     assert warned.rows_written == ROWS
     rows = read(str(tmp_path / "drift"))
     assert set(rows["decision"]) == {"published"}
+    with pytest.raises(DriftError):
+        run(drifted, drift=settings, run={"batch_id": "tuesday", "on_rerun": "replace"})
+    pd.testing.assert_frame_equal(read(str(tmp_path / "drift")), rows)  # those of the batch that stays
     assert not rows.duplicated(["feature", "measure"]).any()
 
 

@@ -590,7 +590,9 @@ def test_another_input_or_a_lost_output_is_scored_again(spark: SparkSession, con
     shutil.rmtree(first.location)
     lost = score(settings, spark=spark)
     pd.DataFrame({"a": [3]}).to_parquet(tmp_path / "in" / "y.parquet")
-    other = score(settings, spark=spark)
+    other = score(settings, overrides=[f"run.batch_id={lost.batch_id}", "run.on_rerun=replace"], spark=spark)
+    (tmp_path / "in" / "y.parquet").unlink()
+    replaced = score(settings, spark=spark)
 
-    assert (lost.outcome, other.outcome) == ("scored", "scored")
-    assert other.rows_written == 3
+    assert (lost.outcome, other.outcome, replaced.outcome) == ("scored", "scored", "scored")
+    assert (other.rows_written, replaced.rows_written) == (3, 2)

@@ -14,7 +14,7 @@ import pytest
 from mlflow.models import ModelSignature, infer_signature
 from pyspark.sql import SparkSession
 
-from lakescore import read, replay, score
+from lakescore import job, read, replay, score
 from lakescore.config import OutputConfig
 from lakescore.errors import ConfigError, InputError, ModelError, OutputError
 from lakescore.result import ScoreResult
@@ -148,6 +148,41 @@ def test_a_replaced_batch_has_no_quarantine_of_the_one_before(spark: SparkSessio
     assert (second.rows_scored, second.rows_quarantined, second.quarantine) == (10_000, 0, None)
     assert len(_table(spark, str(first.quarantine))) == 0
     assert len(_table(spark, second.location)) == 10_000
+
+
+def test_a_run_that_comes_second_leaves_the_quarantine_of_the_first(
+    spark: SparkSession, settings: dict[str, Any], good_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, first = job.audit, []
+
+    def overtaken(work: job.Work) -> None:
+        monkeypatch.setattr(job, "audit", real)
+        first.append(_run(spark, settings, "errors.on_row_error=quarantine"))
+        real(work)
+
+    _run(spark, settings, "errors.on_row_error=quarantine", "run.batch_id=before")  # there is a quarantine
+    monkeypatch.setattr(job, "audit", overtaken)
+    second = _run(spark, settings, "errors.on_row_error=quarantine", f"model.uri={good_uri}")
+
+    assert (first[0].outcome, first[0].rows_quarantined, second.outcome) == ("scored", 3, "skipped")
+    bad = _table(spark, str(first[0].quarantine))
+    assert sorted(bad["run_id"]).count(first[0].run_id) == 3
+
+
+def test_a_batch_of_another_output_in_the_same_quarantine_is_not_replaced(spark: SparkSession, settings: dict[str, Any]) -> None:
+    given = ["errors.on_row_error=quarantine", "output.format=jsonl"]
+    first = _run(spark, settings, *given, "output.file=a.jsonl")
+
+    with pytest.raises(OutputError) as caught:
+        _run(spark, settings, *given, "output.file=b.jsonl")
+
+    folder = settings["output"]["path"]
+    assert str(caught.value) == (
+        f"errors.quarantine: {folder}_quarantine has rows of the batch night of another output, {folder}/a.jsonl, which would be replaced; "
+        "give each output its own errors.quarantine, or each batch an ID of its own (run.batch_id)"
+    )
+    assert set(_table(spark, f"{folder}_quarantine")["run_id"]) == {first.run_id}
+    assert _run(spark, settings, *given, "output.file=a.jsonl", "run.on_rerun=replace").rows_quarantined == 3
 
 
 def test_values_that_do_not_parse_and_null_integers_are_quarantined_and_change_no_other_row(

@@ -23,7 +23,7 @@ from deltalake import DeltaTable, write_deltalake
 from mlflow import MlflowClient
 from pyspark.sql import types as T
 
-from lakescore import Finding, delete_batch, doctor, tracking
+from lakescore import Finding, delete_batch, doctor, own_process, tracking
 from lakescore.cli import main
 from lakescore.config import OutputConfig
 from lakescore.errors import InputError, OutputError
@@ -422,7 +422,7 @@ class TestDelta:
         return "delta"
 
     def test_a_file_that_the_log_never_named_is_removed_and_what_time_travel_needs_is_kept(
-        self, score: Callable[..., str], look: Look, table: Path
+        self, score: Callable[..., str], client: MlflowClient, look: Look, table: Path
     ) -> None:
         score("a")
         score("b", 4)
@@ -433,6 +433,10 @@ class TestDelta:
         pq.write_table(pa.table({"x": [1.0]}), orphan)
 
         assert look(hours=1) == []
+        _age(orphan, 5)
+        at_work = _start(client, "d", 0, table, "delta")
+        assert look(hours=1, fix=True) == []  # a file that Spark's own writer has written, and not committed yet, looks the same
+        client.set_terminated(at_work, "FAILED")
         _expect_mended(look, "orphaned file")
         assert {path for path in table.rglob("*.parquet") if "_delta_log" not in path.parts} == kept
         assert DeltaTable(table, version=1).to_pyarrow_table().num_rows == 7
@@ -466,6 +470,20 @@ class TestDelta:
             doctor(config={"output": {"path": str(table)}, **NEEDED}, fix=True, older_than=NOW)
         assert len(list(table.glob("*.parquet"))) == 1
 
+    def test_what_a_dead_run_has_published_is_counted_after_compaction(
+        self, score: Callable[..., str], client: MlflowClient, look: Look, table: Path
+    ) -> None:
+        score("a")
+        run_id = _start(client, "b", 48, table, "delta")
+        sink, staged = _stage(table, "delta", "b", run_id, 5)
+        sink.publish(None, staged)
+        DeltaTable(table).optimize.compact()
+
+        assert _told(look(fix=True)) == [("dead run", "mended")]
+        ended = client.get_run(run_id)
+        assert (ended.info.status, ended.data.metrics["rows_written"], ended.data.metrics["output_version"]) == ("FINISHED", 5, 1)
+        assert look() == []
+
     def test_a_damaged_log_is_named(self, score: Callable[..., str], look: Look, table: Path) -> None:
         score("a")
         log = table / "_delta_log" / f"{0:020d}.json"
@@ -491,6 +509,16 @@ class TestDelta:
 
         assert look(fix=True) == []
         assert _published(table) == {"a": 3, "b": 5}
+
+
+def _ended_process() -> str:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return str(process.pid)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 class TestParquet:
@@ -536,6 +564,27 @@ class TestParquet:
         ended = client.get_run(run_id)
         assert (ended.info.status, ended.data.metrics["rows_written"], ended.data.tags["lakescore.outcome"]) == ("FINISHED", 9, "scored")
         assert not (table / "_lakescore").exists()
+
+    def test_what_a_dead_run_has_decided_is_carried_out_before_the_run_is_ended(
+        self, score: Callable[..., str], client: MlflowClient, look: Look, table: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        score("a")
+        run_id = _start(client, "b", 0, table, "parquet")
+        for key, value in {**own_process.tags(), own_process.PID: _ended_process()}.items():
+            client.set_tag(run_id, key, value)
+        sink, staged = _stage(table, "parquet", "b", run_id, 9)
+        with monkeypatch.context() as patched:
+            patched.setattr("lakescore.storage.Location.move_to", _interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                sink.publish(None, staged)
+        assert _published(table) == {"a": 3}
+
+        assert _told(look(fix=True, hours=24)) == [("dead run", "mended")]
+
+        assert _published(table) == {"a": 3, "b": 9}
+        ended = client.get_run(run_id)
+        assert (ended.info.status, ended.data.metrics["rows_written"]) == ("FINISHED", 9)
+        assert look() == []
 
     def test_what_was_replaced_goes_only_where_the_batch_is_there(self, score: Callable[..., str], look: Look, table: Path) -> None:
         score("a")

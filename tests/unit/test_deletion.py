@@ -23,7 +23,7 @@ from lakescore.config import OutputConfig
 from lakescore.errors import OutputError
 from lakescore.sinks import open_sink
 from lakescore.sinks.base import Batch, FileSink
-from lakescore.sinks.delta import DeltaSink, deletion_id
+from lakescore.sinks.delta import DeltaSink, app_id, deletion_id
 
 DAY = date(2026, 1, 31)
 SCHEMA = T.StructType(
@@ -235,7 +235,7 @@ class TestDelta:
         said = json.loads(latest.history(1)[0]["userMetadata"])
         assert (done.version, latest.version()) == (2, 2)
         assert {key: said[key] for key in ("batch_id", "deleted")} == {"batch_id": "b", "deleted": True}
-        assert latest.transaction_version(deletion_id("b")) == 1
+        assert latest.transaction_version(deletion_id("b")) == 2
         assert DeltaTable(table, version=1).to_pyarrow_table().num_rows == 8
 
     def test_time_travel_shows_it_also_when_it_is_there_again(self, publish: Publish, table: Path, store: str) -> None:
@@ -253,6 +253,33 @@ class TestDelta:
             log.unlink()
 
         assert DeltaSink(OutputConfig(path=str(table)), Batch("a", "r", DAY, "skip")).find(None) is False
+
+    def test_a_batch_that_restore_brings_back_is_there_and_can_be_deleted_again(self, publish: Publish, table: Path, store: str) -> None:
+        publish("a")
+        publish("b", 5)
+        for rows in (2, 4):
+            delete_batch(str(table), "b")
+            DeltaTable(table).restore(1)
+            publish("b", 9)  # it is there: skipped
+            assert _rows(table, "delta") == {"a": 3, "b": 5}
+            publish("b", rows, on_rerun="replace")
+            assert _rows(table, "delta") == {"a": 3, "b": rows}
+
+        delete_batch(str(table), "b")
+        publish("b", 1)
+        assert _rows(table, "delta") == {"a": 3, "b": 1}
+
+    def test_a_table_that_forgets_transactions_has_each_batch_once(self, publish: Publish, table: Path, store: str) -> None:
+        publish("a")
+        DeltaTable(table).alter.set_table_properties({"delta.setTransactionRetentionDuration": "interval 0 seconds"})
+        publish("b", 5)
+        log = table / "_delta_log" / f"{2:020d}.json"  # as it is after Spark's checkpoint of a table that Spark wrote
+        log.write_text("".join(line for line in log.read_text().splitlines(keepends=True) if '"txn"' not in line))
+        assert DeltaTable(table).transaction_version(app_id("b")) is None
+
+        publish("b", 9)
+
+        assert _rows(table, "delta") == {"a": 3, "b": 5}
 
     def test_a_batch_whose_rows_were_removed_by_hand_is_deleted_and_comes_again(self, publish: Publish, table: Path, store: str) -> None:
         publish("a")
@@ -308,11 +335,14 @@ class TestDelta:
         write_deltalake(table, pa.table({name: pa.array([], kind) for name, kind in _ARROW.items()}), partition_by=["score_date"])
         DeltaTable(table).alter.set_table_properties({"delta.appendOnly": "true"})
         publish("a")
+        beside = Path(f"{table}_quarantine")
+        _publish(beside, "delta", "a", 2, "run-of-a")
 
         with pytest.raises(OutputError, match=r"takes appends only .* so the batch a in it cannot be deleted"):
-            delete_batch(str(table), "a")
+            delete_batch(str(table), "a", quarantined=True)
 
         assert _rows(table, "delta") == {"a": 3}
+        assert _rows(beside, "delta") == {"a": 2}
 
 
 _ARROW = {"x": pa.float64(), "run_id": pa.string(), "batch_id": pa.string(), "score_date": pa.date32()}

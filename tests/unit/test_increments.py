@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import types as T
 
-from lakescore import increments, planning, source
+from lakescore import delta_log, increments, planning, source
 from lakescore.compose import compose
 from lakescore.config import ScoreConfig
 from lakescore.errors import ConfigError, InputError, LakescoreError, OutputError
@@ -29,6 +29,7 @@ from lakescore.increments import Taken
 from lakescore.sinks import FileSink
 from lakescore.sinks.base import Layout
 from lakescore.sinks.delta import DeltaSink
+from lakescore.storage import Location
 
 SCHEMA = T.StructType(
     [T.StructField("id", T.LongType()), T.StructField("batch_id", T.StringType()), T.StructField("score_date", T.DateType())]
@@ -425,6 +426,17 @@ def _log_cleaned(folder: Path) -> None:
     append(folder, 2)
     append(folder, 3)
     clean_log(folder, 1)
+
+
+def test_a_log_that_cannot_be_read_now_is_not_called_cleaned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append(tmp_path, 1)
+
+    def refuses(_: Location) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Location, "read_text", refuses)
+    with pytest.raises(InputError, match=r"version 0 of .* cannot be read: .*Permission denied; nothing is lost, run it again"):
+        delta_log.commits(str(tmp_path / "source"), 0, 0)
 
 
 def _corrupt_state(folder: Path) -> None:

@@ -91,6 +91,16 @@ def test_what_is_no_entry_is_named(state: OffsetLog, content: str) -> None:
         state.last()
 
 
+def test_an_entry_that_cannot_be_read_now_is_not_called_wrong(state: OffsetLog) -> None:
+    state.append(entry(0))
+    file = Path(state.folder, "000000.json")
+    file.unlink()
+    file.mkdir()
+
+    with pytest.raises(InputError, match=r"000000\.json cannot be read: .*; nothing is lost, run it again"):
+        state.last()
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -216,6 +216,30 @@ def test_a_journal_whose_staged_files_are_gone_gives_the_old_rows_back(tmp_path:
     assert hidden(str(tmp_path)) == []
 
 
+def test_so_does_one_of_the_same_dates_beside_whose_files_spark_left_checksums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(str(tmp_path), "b", {"2026-01-30": [0.0], "2026-01-31": [0.0]})
+    real, moved = Location.move_to, []
+
+    def stop_at_the_fourth(self: Location, target: Location) -> None:
+        moved.append(target.path)
+        if len(moved) == 4:
+            raise KeyboardInterrupt
+        real(self, target)
+
+    monkeypatch.setattr(Location, "move_to", stop_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        publish(str(tmp_path), "b", {"2026-01-30": [1.0], "2026-01-31": [1.0]}, "replace")
+    monkeypatch.undo()
+    (new,) = (tmp_path / "score_date=2026-01-30" / "batch_id=b",)
+    (new / ".part-0.parquet.crc").write_bytes(b"crc")
+    (at(tmp_path) / journal.STAGING).remove()
+
+    publish(str(tmp_path), "b", ONE)
+
+    assert shown(str(tmp_path), "b") == plain(tmp_path) == [0.0] * 4
+    assert hidden(str(tmp_path)) == []
+
+
 def test_a_reader_whose_look_meets_a_whole_publication_looks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(str(tmp_path), "b", TWO)
     real, looks = journal._data_files, []

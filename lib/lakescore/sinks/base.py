@@ -24,6 +24,7 @@ from pyspark.sql import types as T
 from lakescore import interruption, session, storage
 from lakescore.config import OutputConfig
 from lakescore.errors import OutputError
+from lakescore.redact import redact
 from lakescore.storage import Location
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Published:
 
 @dataclass(frozen=True)
 class PublishedRows:
-    """What one run has published of a batch: its rows that are there, and the version of the table that it made, where it tells."""
+    """What one run has published of a batch: its rows, and the version of the table that it made, where it tells."""
 
     rows: int
     version: int | None = None
@@ -179,7 +180,7 @@ class PathSink:
                 for parent in parents:
                     parent.remove_if_empty()
             except OSError as error:
-                log.warning("output: the staged files in %s could not be removed: %s", folder.path, error)
+                log.warning("output: the staged files in %s could not be removed: %s", folder.path, redact(str(error)))
 
     def _beaten(self) -> AlreadyPublishedError:
         return beaten("output.path", self._batch)

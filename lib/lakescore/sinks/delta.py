@@ -28,6 +28,7 @@ from lakescore import object_store, storage
 from lakescore.config import OutputConfig
 from lakescore.errors import NeedsSparkError, OutputError, listing
 from lakescore.failures import translate, translated
+from lakescore.redact import redact
 from lakescore.schema import BATCH, PARTITION, RUN, nullable
 from lakescore.sinks.base import (
     AlreadyPublishedError,
@@ -62,6 +63,7 @@ _TURNS = 20
 _NEEDS_MAPPING = set(" ,;{}()\n\t=")
 _HALF_COMMIT = re.compile(r"/\d{20}\.json#\d+$")
 _HALF_COMMIT_MS = 2_000
+_FORGETTING = "delta.setTransactionRetentionDuration"
 _COLUMN_MAPPING = {"delta.columnMapping.mode": "name"}
 
 
@@ -76,18 +78,22 @@ def app_id(batch_id: str) -> str:
 
 
 def deletion_id(batch_id: str) -> str:
-    """The application transaction that marks a batch as deleted; its version is that of the batch's own transaction."""
+    """The application transaction that marks a batch as deleted; its version is not below that of the batch's own one."""
     return f"lakescore-deleted:{batch_id}"
 
 
 def transaction_of(table: DeltaTable, batch_id: str) -> tuple[int, bool]:
-    """The version of a batch's last transaction (0: none), and whether the batch is there.
+    """The highest version of a batch's transactions (0: none), and whether the batch is there.
 
-    It is there unless a deletion names that version: one that comes after the deletion has a higher one.
+    It is there unless a deletion names the version of its last publication. Files tell where transactions do not: RESTORE brings those of a
+    deleted batch back, and a table may be told to forget transactions.
     """
-    committed = table.transaction_version(app_id(batch_id))
-    deleted = table.transaction_version(deletion_id(batch_id))
-    return committed or 0, committed is not None and (deleted is None or deleted < committed)
+    committed = table.transaction_version(app_id(batch_id)) or 0
+    deleted = table.transaction_version(deletion_id(batch_id)) or 0
+    if committed > deleted:
+        return committed, True
+    is_sure = not deleted and _FORGETTING not in table.metadata().configuration
+    return deleted, not is_sure and any(f"/{STAGING}/{batch_prefix(batch_id)}" in uri for uri in table.file_uris())
 
 
 def user_metadata(batch: Batch, deletes: bool = False) -> str:
@@ -157,7 +163,8 @@ class DeltaSink(PathSink):
         """Whether a file may hold rows of the batch: a DELETE or RESTORE takes them, and leaves the batch's transaction in the log."""
         for file in pa.table(table.get_add_actions(flatten=True)).to_pylist():
             low, high = file.get(f"min.{BATCH}"), file.get(f"max.{BATCH}")
-            if low is None or high is None or low <= self._batch.batch_id <= high:
+            # In a table of others it may be no text.
+            if not (isinstance(low, str) and isinstance(high, str)) or low <= self._batch.batch_id <= high:
                 return True
         return False
 
@@ -168,6 +175,8 @@ class DeltaSink(PathSink):
         version = next((entry["version"] for entry in table.history() if was_made_by(entry.get("userMetadata"), run_id)), None)
         if version is None:
             return None
+        # As it was then: OPTIMIZE puts rows of several runs into one file.
+        table.load_as_version(version)
         files = pa.table(table.get_add_actions(flatten=True)).to_pylist()
         rows = sum(file["num_records"] or 0 for file in files if file.get(f"min.{RUN}") == run_id == file.get(f"max.{RUN}"))
         return PublishedRows(rows, version)
@@ -230,7 +239,7 @@ class DeltaSink(PathSink):
             table = self._table()
             version = int(table.version()) if table else None
         except Exception as error:
-            log.warning("output: the batch is published; tidying up failed: %s", error)
+            log.warning("output: the batch is published; tidying up failed: %s", redact(str(error)))
             version = None
         return Published(self.location, version)
 
@@ -250,7 +259,7 @@ class DeltaSink(PathSink):
             )
         for turn in range(_TURNS):
             try:
-                self._commit_deletion(spark, state[0])
+                self._commit_deletion(spark, state[0] + 1)
                 break
             except Exception as error:
                 if not self._is_still(state):
@@ -260,12 +269,12 @@ class DeltaSink(PathSink):
                     doing = f"output.path: the batch {self._batch.batch_id} could not be deleted from {self.location}"
                     raise translate(error, doing, OutputError) from error
         after = self._table()
-        if after is None or self._state(after) != (state[0], False):
+        if after is None or self._state(after) != (state[0] + 1, False):
             raise changed("output.path", self._batch, self.location)
         return int(after.version())
 
     def _commit_deletion(self, spark: Callable[[], SparkSession], version: int) -> None:
-        """One commit without this batch's rows, marked as the deletion of what its transaction of this version has published."""
+        """One commit without this batch's rows, marked with the version of its deletion: the next one of its transactions."""
         table = self._table()
         assert table is not None, "it was there a moment ago"
         schema = T.StructType.fromJson(json.loads(table.schema().to_json()))
@@ -347,7 +356,8 @@ class DeltaSink(PathSink):
         if self._batch.on_rerun == "replace" or table is None or table.transaction_version(deletion_id(self._batch.batch_id)) is not None:
             return
         for other in attempts(self._root / STAGING, self._batch.batch_id):
-            if other.name != handle.folder.name:
+            # None of another is in the table, unless it has forgotten the batch's transaction.
+            if other.name != handle.folder.name and not any(f"/{STAGING}/{other.name}/" in uri for uri in table.file_uris()):
                 self._remove(other)
 
     def _clear_half_commits(self) -> None:

@@ -38,6 +38,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from lakescore import storage
 from lakescore.errors import InputError, OutputError
+from lakescore.redact import redact
 from lakescore.schema import BATCH, PARTITION
 from lakescore.sinks.base import attempts, batch_prefix
 from lakescore.storage import Location
@@ -189,7 +190,7 @@ def finish(root: Location, journal: Journal) -> bool:
         _tidy(root, journal)
     except OSError as error:
         # The batch is published: nothing that fails from here on may look like a failed run.
-        log.warning("output: the batch %s is published; tidying up failed: %s", journal.batch_id, error)
+        log.warning("output: the batch %s is published; tidying up failed: %s", journal.batch_id, redact(str(error)))
     return True
 
 
@@ -268,7 +269,8 @@ def _undo(root: Location, journal: Journal) -> None:
     aside = root / REPLACED / journal.attempt
     root.remove_files(sorted(there & set(journal.add)))
     for folder in _folders(there & set(journal.add)):
-        (root / folder).remove_if_empty()
+        if not any((root / folder).files()):  # Spark's checksums are there, which no reader sees
+            (root / folder).remove()
     if root.has_renames:
         for folder in _folders(journal.remove):
             if (aside / folder).exists() and not (root / folder).exists():

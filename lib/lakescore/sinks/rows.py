@@ -33,6 +33,7 @@ from lakescore.config import ROW_FILES, OutputConfig
 from lakescore.errors import ConfigError, OutputError, did_you_mean, listing
 from lakescore.failures import translated
 from lakescore.observing import Observed
+from lakescore.redact import redact
 from lakescore.schema import LINEAGE_COLUMNS
 from lakescore.sinks.base import Batch, PathSink, Published, PublishedRows, Staged, attempt_name, attempts, gone
 from lakescore.sinks.row_text import TIME, json_line, plain_line
@@ -137,7 +138,7 @@ class RowsSink(PathSink):
                 own.write_text(json.dumps(handle.record, ensure_ascii=False))
             self._tidy(own)
         except OSError as error:
-            log.warning("output: the batch is published; tidying up failed: %s", error)
+            log.warning("output: the batch is published; tidying up failed: %s", redact(str(error)))
         return Published(self.location, None)
 
     def delete(self, spark: Callable[[], SparkSession]) -> int | None:
@@ -310,13 +311,12 @@ def record_of(file: Location, run_id: str) -> Location:
 
 
 def _beside(file: Location, name: str) -> Location:
-    return Location(file.fs, file.path[: -len(file.name)].rstrip("/") or "/") / name
+    return file.parent / name
 
 
 def _records(file: Location) -> list[Location]:
     pattern = re.compile(re.escape(f".{file.name}.") + r"[0-9A-Za-z_-]+\.json")
-    folder = Location(file.fs, file.path[: -len(file.name)].rstrip("/") or "/")
-    return [child for child in folder.children() if pattern.fullmatch(child.name)]
+    return [child for child in file.parent.children() if pattern.fullmatch(child.name)]
 
 
 def _is_of(record: dict[str, Any], file: Location) -> bool:

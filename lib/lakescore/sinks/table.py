@@ -149,7 +149,7 @@ class TableSink:
         for version in versions:
             options = spark_options(self._batch, version, self._merges, replaces)
             rows.write.format("delta").options(**options).mode("overwrite" if replaces else "append").saveAsTable(self._name)
-            if any(was_made_by(entry, self._batch.run_id) for entry in self._history(spark)):
+            if self._is_committed(spark):
                 return
             if self.find(spark):
                 break
@@ -190,12 +190,28 @@ class TableSink:
         return last is not None and not was_made_by(last, True, "deleted")
 
     def _history(self, spark: SparkSession) -> list[str | None]:
-        """What the commits say of themselves, the newest first."""
+        """What the commits say of themselves, the newest first; of a table that is no Delta table nothing, which ``check`` says."""
         try:
             entries = spark.sql(f"DESCRIBE HISTORY {self._name}").select("userMetadata").collect()
         except Exception:
-            return []  # no Delta table: check says so
+            if self._is_delta(spark):
+                raise
+            return []
         return [entry["userMetadata"] for entry in entries]
+
+    def _is_delta(self, spark: SparkSession) -> bool:
+        try:
+            detail = spark.sql(f"DESCRIBE DETAIL {self._name}").select("format").first()
+        except Exception:
+            return False
+        return detail is not None and detail["format"] == "delta"
+
+    def _is_committed(self, spark: SparkSession) -> bool:
+        """Whether this run's commit is in the table, by its history or else by its rows."""
+        try:
+            return any(was_made_by(entry, self._batch.run_id) for entry in self._history(spark))
+        except Exception:
+            return not spark.read.table(self._name).where(f"{RUN} = '{self._batch.run_id}'").isEmpty()
 
     def _create(self, spark: SparkSession, schema: T.StructType) -> None:
         """Make the table, empty: the commit that creates a table by a query would carry neither transaction nor metadata."""
