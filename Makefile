@@ -26,7 +26,8 @@ test: $(VENV)/.dev-ready ## set everything up and run the tests (ARGS="-k delta"
 bench: $(VENV)/.dev-ready ## measure against a plain script and the machine's limit (ARGS="--rows 10000 --models linear" for less)
 	$(BIN)/python tests/benchmarks $(ARGS)
 
-chaos: $(VENV)/.dev-ready ## inject 200 faults into running jobs, and look what is left of them (ARGS="--faults 20 --seed 3" for others)
+chaos: $(VENV)/.dev-ready ## run the long tests, and inject 200 faults into running jobs (ARGS="--faults 20 --seed 3": only those faults)
+	$(if $(ARGS),,$(BIN)/python -m pytest -m long)
 	$(BIN)/python tests/chaos $(ARGS)
 
 check: $(VENV)/.dev-ready ## ruff, mypy --strict, import-linter

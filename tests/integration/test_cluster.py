@@ -295,6 +295,7 @@ def test_an_executor_that_is_killed_costs_no_row_and_doubles_none(cluster: Clust
     assert wait_for(lambda: not set(at_work) & set(process_table()), "the killed executor's script to end", 30)
 
 
+@pytest.mark.long
 def test_a_library_that_executors_lack_is_one_line(
     submit: Callable[..., subprocess.CompletedProcess[str]], workplace: Path, pythons: Path, starving: Job
 ) -> None:

@@ -83,6 +83,7 @@ def test_a_log_that_spark_submit_is_redirected_to_is_not_cut_off(workplace: Path
     assert lines == ["before", "lakescore: run.nmae: unknown key. Did you mean 'name'? (command line)"]
 
 
+@pytest.mark.long
 def test_python_on_spark_connect_gives_the_same_table(workplace: Path) -> None:
     command = [sys.executable, JOB, "source.limit=50", "run.batch_id=a"]
 
@@ -106,6 +107,7 @@ def test_a_wrong_alias_under_spark_submit_is_one_line(workplace: Path) -> None:
     assert not (workplace / "out").exists()
 
 
+@pytest.mark.long
 def test_a_workers_python_without_packages_is_one_line(workplace: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
@@ -182,6 +184,7 @@ def test_a_job_ends_in_order_when_spark_submit_is_killed(workplace: Path, store:
     assert not (workplace / "out").exists()
 
 
+@pytest.mark.long
 def test_a_signal_ends_the_job_with_its_number(workplace: Path, store: str) -> None:
     command = [str(BIN / "lakescore"), "score", "scoring.engine=spark_udf", "run.batch_id=signalled"]
     environment = without("PYSPARK", "SPARK", "MLFLOW")

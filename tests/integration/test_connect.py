@@ -26,6 +26,7 @@ from support.cluster import SPARK_SUBMIT, end_session, wait_for
 
 CLIENT = Path(__file__).with_name("connect_client.py")
 LIB = Path(__file__).parents[2] / "lib"
+TESTS = Path(__file__).parents[1]
 BAD = [7, 300]
 # Of a run, whichever it was.
 OF_A_RUN = ["run_id", "scored_at"]
@@ -101,11 +102,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
         "spark.databricks.delta.snapshotPartitions": 2,
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         "spark.sql.session.timeZone": "UTC",
+        # As in the suite's own session.
+        "spark.python.daemon.module": "support.warm",
+        "spark.executorEnv.PYTHONPATH": TESTS,
     }
     options = [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]
     command = [str(SPARK_SUBMIT), "--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "--master", "local[2]"]
     command += ["--driver-java-options", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"]
-    environment = {**os.environ, "PYSPARK_PYTHON": sys.executable}
+    environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(TESTS)}
     log = folder / "log"
     with log.open("wb") as said:
         process = subprocess.Popen(

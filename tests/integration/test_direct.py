@@ -395,6 +395,7 @@ def test_many_tasks_give_every_row_once(fails: str, tmp_path: Path, backend: str
     np.testing.assert_array_equal(written["prediction"].to_numpy(), x * 2)
 
 
+@pytest.mark.long
 def test_without_spark_a_batch_is_reused_and_found_again(fails: str, tmp_path: Path) -> None:
     path = _numbers(tmp_path / "numbers.parquet", None)
     arguments = (f"model.uri={fails}", f"source.path={path}", f"output.path={tmp_path / 'out'}", "scoring.allow_reuse=true")

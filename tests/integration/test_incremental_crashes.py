@@ -92,6 +92,7 @@ spark: {{backend: embedded, master: "local[2]"}}
     )
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_before_its_batch_is_published_is_made_good_by_the_next(job: Job, diabetes: pd.DataFrame) -> None:
     job.append(diabetes[:100])
     killed_when(job.start(), lambda: job.entries() == 1)
@@ -120,6 +121,7 @@ def test_a_run_that_is_killed_between_two_batches_neither_skips_nor_repeats(job:
     assert sorted(job.rows()["id"]) == diabetes["id"].tolist()
 
 
+@pytest.mark.long
 def test_of_two_runs_at_once_each_row_is_written_by_one(job: Job, diabetes: pd.DataFrame) -> None:
     for part in (diabetes[:300], diabetes[300:]):
         job.append(part)

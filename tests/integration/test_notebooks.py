@@ -17,6 +17,8 @@ import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from support.environment import without
+
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -51,7 +53,7 @@ Execute = Callable[..., tuple[Ran, Any]]
 @pytest.fixture
 def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Execute:
     """Run a notebook in a folder that must stay empty; also what expressions come to at its end."""
-    for name in [name for name in os.environ if name.startswith(("PYSPARK", "SPARK", "MLFLOW"))]:
+    for name in set(os.environ) - set(without("PYSPARK", "SPARK", "MLFLOW")):
         monkeypatch.delenv(name)
     folders = {"TMPDIR": "temporary", "IPYTHONDIR": "ipython", "JUPYTER_RUNTIME_DIR": "runtime", "JUPYTER_CONFIG_DIR": "jupyter"}
     for name, folder in folders.items():

@@ -144,6 +144,7 @@ def test_what_cannot_be_compared_says_why(rows: DataFrame, name: str, why: str) 
     assert found.categories is None
 
 
+@pytest.mark.long
 def test_many_columns_fit_into_the_memory_that_spark_has_by_default(spark: SparkSession) -> None:
     frame = pd.DataFrame(np.random.default_rng(0).normal(size=(500, 200)), columns=[f"c{i}" for i in range(200)])
     df = spark.createDataFrame(frame)

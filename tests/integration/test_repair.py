@@ -20,6 +20,8 @@ from lakescore import delete_batch, doctor, score
 from lakescore.checkup import Checkup
 from lakescore.errors import InputError, OutputError
 from lakescore.result import ScoreResult
+from lakescore.sinks.base import attempt_name
+from lakescore.sinks.table import TableSink, staging
 
 Make = Callable[..., dict[str, Any]]
 Score = Callable[..., ScoreResult]
@@ -103,6 +105,7 @@ def test_a_table_with_deletion_vectors_is_counted_and_changed_by_spark(
     assert look().findings == ()
 
 
+@pytest.mark.long
 def test_a_batch_that_is_compacted_at_the_same_time_is_not_taken_for_deleted(
     spark: SparkSession, run: Score, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,27 +157,62 @@ def test_a_file_of_rows_is_deleted_and_written_again(
     ]
 
 
-def test_a_table_of_the_catalog(spark: SparkSession, settings: dict[str, Any]) -> None:
+def test_a_table_of_the_catalog(spark: SparkSession, settings: dict[str, Any], store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings["output"] = {"table": "default.repaired"}
+    client, real, asked = mlflow.MlflowClient(store), TableSink._history, []
+
+    def silent_after_the_commit(sink: TableSink, spark: SparkSession) -> list[str | None]:
+        asked.append(sink)
+        if len(asked) == 3:
+            raise RuntimeError("the metastore does not answer")
+        return real(sink, spark)
+
+    used = staging(attempt_name("of another output"))
+    experiment = client.get_experiment_by_name("lakescore").experiment_id
+    tags = {"lakescore.batch_id": "of another output", "lakescore.output": "default.another"}
+    at_work = client.create_run(experiment, tags=tags).info.run_id
     try:
-        for batch_id in "ab":
-            score(settings, overrides=[f"run.batch_id={batch_id}", "source.filter=id < 10"], spark=spark)
-        score(settings, overrides=["run.batch_id=empty", "source.filter=id < 0"], spark=spark)
-        spark.sql("CREATE TABLE default.lakescore_staging_a_0123456789_0123456789ab USING delta AS SELECT 1 AS x")
+        score(settings, overrides=["run.batch_id=a", "source.filter=id < 10"], spark=spark)
+        monkeypatch.setattr(TableSink, "_history", silent_after_the_commit)
+        assert score(settings, overrides=["run.batch_id=b", "source.filter=id < 4"], spark=spark).rows_written == 4
+        monkeypatch.undo()
+        assert len(asked) == 3
+        for name in ("lakescore_staging_a_0123456789_0123456789ab", used):
+            spark.sql(f"CREATE TABLE default.{name} USING delta AS SELECT 1 AS x")
 
         found = doctor("default.repaired", fix=True, older_than=timedelta(0), config=settings, spark=spark)
         assert [(one.kind, one.state) for one in found.findings] == [("stale staging", "mended")]
-        for batch_id, rows in (("a", 10), ("empty", 0), ("a", 3)):
-            assert delete_batch("default.repaired", batch_id, config=settings, spark=spark).rows == rows
-            again = score(settings, overrides=[f"run.batch_id={batch_id}", "source.limit=3"], spark=spark)
-            assert again.outcome == "scored"
-        counts = {row["batch_id"]: row["count"] for row in spark.read.table("default.repaired").groupBy("batch_id").count().collect()}
-        assert counts == {"a": 3, "b": 10, "empty": 3}
+        assert spark.catalog.tableExists(f"default.{used}")
+        assert delete_batch("default.repaired", "a", config=settings, spark=spark).rows == 10
+        assert score(settings, overrides=["run.batch_id=a", "source.limit=3"], spark=spark).outcome == "scored"
+        assert _counts_of_table(spark) == {"a": 3, "b": 4}
         assert doctor("default.repaired", older_than=timedelta(0), config=settings, spark=spark).findings == ()
         with pytest.raises(InputError, match=r"^OUTPUT: there is no table default\.repiared; .*give its --config$"):
             doctor("default.repiared", spark=spark)
     finally:
+        client.set_terminated(at_work, "FAILED")
+        for name in ("repaired", used):
+            spark.sql(f"DROP TABLE IF EXISTS default.{name}")
+
+
+@pytest.mark.long
+def test_a_batch_of_the_catalog_is_deleted_twice_and_one_without_rows_too(spark: SparkSession, settings: dict[str, Any]) -> None:
+    settings["output"] = {"table": "default.repaired"}
+    try:
+        for batch_id, rows in (("a", 10), ("empty", 0), ("b", 4)):
+            score(settings, overrides=[f"run.batch_id={batch_id}", f"source.filter=id < {rows}"], spark=spark)
+        for batch_id, rows in (("a", 10), ("empty", 0), ("a", 3)):
+            assert delete_batch("default.repaired", batch_id, config=settings, spark=spark).rows == rows
+            again = score(settings, overrides=[f"run.batch_id={batch_id}", "source.limit=3"], spark=spark)
+            assert again.outcome == "scored"
+        assert _counts_of_table(spark) == {"a": 3, "b": 4, "empty": 3}
+        assert doctor("default.repaired", older_than=timedelta(0), config=settings, spark=spark).findings == ()
+    finally:
         spark.sql("DROP TABLE IF EXISTS default.repaired")
+
+
+def _counts_of_table(spark: SparkSession) -> dict[str, int]:
+    return {row["batch_id"]: row["count"] for row in spark.read.table("default.repaired").groupBy("batch_id").count().collect()}
 
 
 class _Fussy(mlflow.pyfunc.PythonModel):

@@ -26,7 +26,7 @@ def run(spark: SparkSession, config: Make, linear_uri: str, diabetes_path: Path)
     return lambda *overrides: score(settings, overrides=overrides, spark=spark)
 
 
-@pytest.fixture(params=["delta", "parquet", "table"])
+@pytest.fixture(params=["delta", "parquet", pytest.param("table", marks=pytest.mark.long)])
 def table(request: pytest.FixtureRequest, spark: SparkSession, tmp_path: Path) -> Any:
     """The overrides that write to one table of this test."""
     if request.param != "table":

@@ -315,6 +315,7 @@ def test_wherever_a_publication_ends_the_next_run_has_it_once_and_whole(
     assert partial
 
 
+@pytest.mark.long
 def test_wherever_a_replacement_ends_there_are_the_old_rows_or_the_new_ones(
     client: BaseClient, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,6 +383,7 @@ def _at(step: int, real: Callable[..., Any], tries: Iterator[int], then: Callabl
     return call
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_helper_that_is_overtaken_at_any_step_takes_nothing_away(
     client: BaseClient, place: str, monkeypatch: pytest.MonkeyPatch, replaced: bool

@@ -511,6 +511,7 @@ def test_minus_one_ignores_every_failure(example: Callable[..., ScoreResult], ba
     assert (tmp_path / "results" / "parallel_run_step.txt").read_text() == ""
 
 
+@pytest.mark.long
 def test_five_thousand_small_files_take_one_file_and_few_processes(
     example: Callable[..., ScoreResult], batch_data: dict[str, int], tmp_path: Path
 ) -> None:

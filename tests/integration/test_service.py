@@ -182,6 +182,7 @@ def test_a_run_that_is_cancelled_publishes_nothing(start: Start, folder: Path) -
     assert not (folder / "out" / "_delta_log").exists()
 
 
+@pytest.mark.long
 def test_a_pipeline_is_submitted_to_spark_and_cancelled_with_it(start: Start, folder: Path, store: str) -> None:
     file = folder / "pipelines" / "diabetes.yaml"
     service = "service: {command: spark-submit, submit_options: [--master, 'local[1]', --name, nightly]}"

@@ -792,6 +792,7 @@ def test_no_rows_are_a_batch_too_which_a_rerun_skips(
     assert spark.read.format(output_format).load(first.location).where("batch_id = 'empty'").count() == 0
 
 
+@pytest.mark.long
 def test_the_command_line_prints_one_line_for_a_filter_over_an_unknown_column(store: str, double_uri: str, tmp_path: Path) -> None:
     path = file_with(tmp_path, "a.csv", "id,x\n1,1.5\n")
     settings = file_with(tmp_path, "score.yaml", f"model: {{uri: '{double_uri}'}}\nspark: {{master: 'local[1]'}}\n")
