@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -22,7 +23,7 @@ from lakescore.errors import OutputError
 from lakescore.failures import translated
 from lakescore.schema import BATCH, PARTITION
 from lakescore.sinks.base import Batch
-from lakescore.sinks.delta import DeltaSink, transaction_of
+from lakescore.sinks.delta import DeltaSink, batches_in, transaction_of
 from lakescore.sinks.rows import read_record, recorded_files
 from lakescore.sinks.table import TableSink
 from lakescore.storage import Location
@@ -87,7 +88,8 @@ def _of_delta(output: OutputConfig, root: Location, spark: Callable[[], SparkSes
         return Contents(lambda _: False)
     sink.check_partitions(table)
     location = storage.absolute(output.path or "")
-    found = Contents(lambda batch_id: transaction_of(table, batch_id)[1])
+    inside = cache(lambda: batches_in(table))
+    found = Contents(lambda batch_id: transaction_of(table, batch_id, inside)[1])
     there = {file.path for file in root.files()}
     adds = [add for add in pa.table(table.get_add_actions(flatten=True)).to_pylist() if only is None or _may_hold(add, only)]
     by_library = _is_plain(table)

@@ -82,18 +82,29 @@ def deletion_id(batch_id: str) -> str:
     return f"lakescore-deleted:{batch_id}"
 
 
-def transaction_of(table: DeltaTable, batch_id: str) -> tuple[int, bool]:
+def batches_in(table: DeltaTable) -> set[str]:
+    """What the names of the staged attempts begin with (``batch_prefix``) whose files are in the table."""
+    inside = (uri.rpartition(f"/{STAGING}/")[2].partition("/")[0] for uri in table.file_uris() if f"/{STAGING}/" in uri)
+    return {f"{attempt.rpartition('-')[0]}-" for attempt in inside}
+
+
+def transaction_of(table: DeltaTable, batch_id: str, inside: Callable[[], Collection[str]]) -> tuple[int, bool]:
     """The highest version of a batch's transactions (0: none), and whether the batch is there.
 
     It is there unless a deletion names the version of its last publication. Files tell where transactions do not: RESTORE brings those of a
     deleted batch back, and a table may be told to forget transactions.
+
+    Args:
+        table: the table.
+        batch_id: the batch.
+        inside: ``batches_in`` of the table, where it is wanted.
     """
     committed = table.transaction_version(app_id(batch_id)) or 0
     deleted = table.transaction_version(deletion_id(batch_id)) or 0
     if committed > deleted:
         return committed, True
     is_sure = not deleted and _FORGETTING not in table.metadata().configuration
-    return deleted, not is_sure and any(f"/{STAGING}/{batch_prefix(batch_id)}" in uri for uri in table.file_uris())
+    return deleted, not is_sure and batch_prefix(batch_id) in inside()
 
 
 def user_metadata(batch: Batch, deletes: bool = False) -> str:
@@ -147,7 +158,7 @@ class DeltaSink(PathSink):
         table = self._table()
         if table is None or not self._state(table)[1]:
             return False
-        if not self._may_have_rows(table):
+        if self._batch.on_rerun != "replace" and not self._may_have_rows(table):
             log.warning(
                 "output: the batch %s was committed to %s, and none of its rows are there (there were none, or they were removed since); "
                 "run.on_rerun=replace writes it again",
@@ -157,7 +168,7 @@ class DeltaSink(PathSink):
         return True
 
     def _state(self, table: DeltaTable) -> tuple[int, bool]:
-        return transaction_of(table, self._batch.batch_id)
+        return transaction_of(table, self._batch.batch_id, lambda: batches_in(table))
 
     def _may_have_rows(self, table: DeltaTable) -> bool:
         """Whether a file may hold rows of the batch: a DELETE or RESTORE takes them, and leaves the batch's transaction in the log."""

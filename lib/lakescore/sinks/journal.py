@@ -269,7 +269,7 @@ def _undo(root: Location, journal: Journal) -> None:
     aside = root / REPLACED / journal.attempt
     root.remove_files(sorted(there & set(journal.add)))
     for folder in _folders(there & set(journal.add)):
-        if not any((root / folder).files()):  # Spark's checksums are there, which no reader sees
+        if root.is_local and not any((root / folder).files()):  # Spark's checksums are there, which no reader sees
             (root / folder).remove()
     if root.has_renames:
         for folder in _folders(journal.remove):
