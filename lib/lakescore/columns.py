@@ -95,7 +95,17 @@ class Alignment:
         return tuple(i.feature.name for i in self.inputs if isinstance(i.feature.type, _INTEGERS) and i.column is None)
 
 
-def plan(schema: T.StructType, config: ColumnsConfig, signature: Signature, case_sensitive: bool, content: str | None = None) -> Alignment:
+_NO_ORDER = "JSON objects have no order (Spark sorts their fields by name; source.schema gives them one)"
+
+
+def plan(
+    schema: T.StructType,
+    config: ColumnsConfig,
+    signature: Signature,
+    case_sensitive: bool,
+    content: str | None = None,
+    in_order: bool = True,
+) -> Alignment:
     """Decide which columns stay and what each input of the model is made of.
 
     Args:
@@ -105,13 +115,16 @@ def plan(schema: T.StructType, config: ColumnsConfig, signature: Signature, case
         case_sensitive: whether Spark tells ``a`` from ``A``.
         content: the column that the model is for, where the others only describe a file. Unless ``columns.select`` says otherwise, it
             is all that a model gets that names no inputs, and the one input that the source has not by name.
+        in_order: whether the columns are in an order that somebody has chosen, so that positions mean something.
 
     Raises:
-        ConfigError: the section contradicts itself.
+        ConfigError: the section contradicts itself, or has positions where there are none.
         InputError: a column is missing, ambiguous, or of a type that does not fit.
         ModelError: the model does not say what it takes, and neither does ``columns.select``.
     """
     names = [one.name for one in schema.fields]
+    if not in_order:
+        _refuse_positions(config)
     _refuse_duplicates(names, case_sensitive, "the source")
     renamed = _renamed(names, config.rename)
     _refuse_duplicates(renamed, case_sensitive, "columns.rename")
@@ -132,6 +145,11 @@ def plan(schema: T.StructType, config: ColumnsConfig, signature: Signature, case
     candidates = [name for name in (select or kept) if name not in (*keys, *labels)]
     content = config.rename.get(content, content) if content else None
     preset = content if content in candidates and not select else None
+    if not (in_order or select) and signature.unnamed is not None and not signature.names and len(candidates) > 1:
+        raise InputError(
+            f"columns.select: is required, because the model takes {len(signature.unnamed)} input(s) without names, and {_NO_ORDER}; list "
+            "the features in the model's order"
+        )
     inputs = _inputs(signature, kept_types, [preset] if preset else candidates, bool(select), every, labels, renamed, preset)
     source = tuple((old, new if new in staying else None) for old, new in zip(names, renamed, strict=True))
     return Alignment(source, casts, kept, inputs, keys, labels, content, kept_types)
@@ -193,6 +211,12 @@ def _renamed(names: Sequence[str], rename: Mapping[str, str]) -> list[str]:
         if old not in names:
             raise InputError(_unknown("columns.rename", old, names))
     return [rename.get(name, name) for name in names]
+
+
+def _refuse_positions(config: ColumnsConfig) -> None:
+    for key, wanted in (("select", config.select), ("drop", config.drop), ("keys", config.keys), ("labels", config.labels)):
+        if any(isinstance(name, int) for name in wanted):
+            raise ConfigError(f"columns.{key}: takes names here and no positions, because {_NO_ORDER}")
 
 
 def _named(key: str, wanted: Iterable[str | int], names: Sequence[str]) -> tuple[str, ...]:

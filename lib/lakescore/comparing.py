@@ -84,7 +84,8 @@ def compare(
         known = profile.statistics_of(rows, expected, redact(reference))
     else:
         _refuse_unknown([*df.columns, *known.columns], labels, drop)
-        known = replace(known, columns={name: one for name, one in known.columns.items() if name not in drop})
+        kept = {name: one for name, one in known.columns.items() if name not in drop}
+        known = replace(known, columns={name: replace(one, role="label") if name in labels else one for name, one in kept.items()})
     # Without a model there are no predictions to speak of: columns of that role are compared as what they are called.
     roles = {name: one.role for name, one in known.columns.items()}
     columns = [replace(one, role=roles.get(one.name, one.role)) for one in _columns(df, labels, drop)]

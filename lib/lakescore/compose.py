@@ -106,7 +106,10 @@ def _refuse_types(files: Any, overrides: Any, values: Any) -> None:
 
 
 def _refuse_other_place_each_day(merged: Any, origins: _Origins) -> None:
-    """What has been scored already is kept beside one source and one output: with others tomorrow, all would be new again."""
+    """What has been scored already is kept beside one source and one output: with others tomorrow, all would be new again.
+
+    And a batch that a crash has left over is made tomorrow, of the same rows.
+    """
     trees = []
     for day in ("2000-01-01", "2000-01-02"):
         merged["run"]["date"] = day
@@ -116,6 +119,7 @@ def _refuse_other_place_each_day(merged: Any, origins: _Origins) -> None:
         ("source", "table"),
         ("source", "query"),
         ("source", "incremental"),
+        ("source", "filter"),
         ("output", "path"),
         ("output", "table"),
     ):

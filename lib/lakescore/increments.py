@@ -246,8 +246,14 @@ def _first_version(start: str, times: Callable[[], Mapping[int, int]], newest: i
         if int(start) > newest + 1:
             log.warning("source.incremental.start: the newest version is %d, and nothing is read before %s is there", newest, start)
         return int(start)
-    wanted = _millis(start)
-    return min((version for version, at in times().items() if at >= wanted), default=newest + 1)
+    wanted, known = _millis(start), times()
+    oldest = min(known, default=0)
+    if oldest > 0 and known[oldest] >= wanted:
+        raise InputError(
+            f"source.incremental.start: {start} is before the oldest version that the table's log still tells of ({oldest}), so nobody can "
+            f"tell what was added since; start with start={oldest}, or without, which reads all that is there"
+        )
+    return min((version for version, at in known.items() if at >= wanted), default=newest + 1)
 
 
 def _millis(text: str) -> int:

@@ -252,7 +252,7 @@ def _why_spark(files: Sequence[tuple[storage.Location, storage.File]]) -> str | 
 
 def _is_chosen(file: storage.File, config: SourceConfig) -> bool:
     pattern = option(config.options, "pathGlobFilter")
-    return pattern is None or any(fnmatch(PurePosixPath(file.path).name, one) for one in _alternatives(pattern))
+    return pattern is None or any(fnmatch(PurePosixPath(file.path).name, storage.as_glob(one)) for one in _alternatives(pattern))
 
 
 def _alternatives(pattern: str) -> list[str]:

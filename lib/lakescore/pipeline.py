@@ -350,6 +350,7 @@ def resolve_model(
         max_try=scoring.run_max_try,
         logging_level=scoring.logging_level,
         stop=config.errors.on_row_error == "fail",
+        in_order=planning.is_lines_alone(config.output),
     )
     return model, settings, (model.digest, found.digest)
 

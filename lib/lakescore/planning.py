@@ -14,7 +14,7 @@ from pyspark.sql import types as T
 
 from lakescore import classes, columns, inline_rows, session, source, storage, tensors
 from lakescore.columns import Alignment
-from lakescore.config import ColumnsConfig, OutputConfig, ScoreConfig
+from lakescore.config import ALL_FEATURES, ColumnsConfig, OutputConfig, ScoreConfig
 from lakescore.engine import entry_script, fast, guard
 from lakescore.errors import ConfigError, InputError, NeedsSparkError, OutputError, did_you_mean, listing
 from lakescore.lineage import Lineage, check_partition_by, lineage_columns, lineage_types
@@ -121,13 +121,15 @@ def make(
     if settings is not None:
         # A script opens the files itself: their content need not be read.
         found = _without_content(found)
-        chosen = _all_columns(config.columns, found.schema.names)
+        chosen = _cast_by_name(_all_columns(config.columns, found.schema.names), found.schema.names)
     given = T.StructType([one for one in found.schema.fields if one.name != UNREADABLE])
-    alignment = columns.plan(given, chosen, model.signature, case_sensitive, found.content)
+    # A script's columns have names, whatever it makes of their order.
+    in_order = settings is not None or inspection.format != "json" or config.source.ddl is not None
+    alignment = columns.plan(given, chosen, model.signature, case_sensitive, found.content, in_order)
     features, image = [one.feature for one in alignment.inputs], config.source.image
     if image is not None and settings is None:
         tensors.check_image([one.feature for one in alignment.inputs if one.column == alignment.content], image)
-    kept = () if settings is not None and _is_lines_alone(config.output) else _kept(config.output, alignment)
+    kept = () if settings is not None and is_lines_alone(config.output) else _kept(config.output, alignment)
     prediction = _prediction_names(config.output, result_type)
     _refuse_own_names(alignment.kept)
     _refuse_clashes(kept, prediction, case_sensitive)
@@ -215,6 +217,16 @@ def _all_columns(config: ColumnsConfig, names: Sequence[str]) -> ColumnsConfig:
     )
 
 
+def _cast_by_name(config: ColumnsConfig, names: Sequence[str]) -> ColumnsConfig:
+    """A cast of all features, for each by its name: a script has no types of its own that they could be compared with."""
+    if ALL_FEATURES not in config.cast:
+        return config
+    renamed = [config.rename.get(name, name) for name in names]
+    chosen = [renamed[one] if isinstance(one, int) and one < len(renamed) else one for one in config.select]
+    cast = {str(name): config.cast[ALL_FEATURES] for name in chosen if name not in (*config.keys, *config.labels)}
+    return config.model_copy(update={"cast": cast | {name: kind for name, kind in config.cast.items() if name != ALL_FEATURES}})
+
+
 def output_schema(plan: Plan) -> T.StructType:
     """The columns that the run writes, without running anything."""
     if plan.source.rows is None:
@@ -259,7 +271,7 @@ def _refuse_self_overwrite(config: ScoreConfig) -> None:
             )
 
 
-def _is_lines_alone(config: OutputConfig) -> bool:
+def is_lines_alone(config: OutputConfig) -> bool:
     """Whether an entry script's results are the lines of the file, as Azure's append_row has them."""
     return config.format == "append_row" and config.columns == "all"
 

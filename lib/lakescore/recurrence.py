@@ -33,6 +33,8 @@ _ALIASES = {
 }
 _SECONDS = {"second": 1, "minute": 60, "hour": 3_600}
 _UNITS = (*_SECONDS, "day", "week")
+_DAYS = {"day": 1, "week": 7}
+_MOST_DAYS = 3_660
 _DAY = timedelta(days=1)
 # 29 February comes at least once in so many days, also where a century has none.
 _LONGEST_WAIT = 8 * 366
@@ -166,10 +168,12 @@ def parse_every(text: str, on: Sequence[str] = (), at: Sequence[str] = (), start
     Raises:
         ValueError: one of them is wrong.
     """
-    found = re.fullmatch(rf"\s*(?:(\d+)\s+)?({'|'.join(_UNITS)})s?\s*", text)
-    if found is None or (found[1] is not None and int(found[1]) < 1):
+    found = re.fullmatch(rf"\s*(?:(\d{{1,12}})\s+)?({'|'.join(_UNITS)})s?\s*", text)
+    if found is None or (found[1] is not None and not int(found[1][:12]) > 0):
         raise ValueError(f"every: got {text!r}; expected a number of {', '.join(unit + 's' for unit in _UNITS)}, as in 2 weeks")
     count, unit = int(found[1] or 1), found[2]
+    if count * (_SECONDS[unit] / 86_400 if unit in _SECONDS else _DAYS[unit]) > _MOST_DAYS:
+        raise ValueError(f"every: got {text!r}; expected at most {_MOST_DAYS} days")
     if on and unit != "week":
         raise ValueError("on: belongs to weeks, as in every: week, on: [monday]")
     if unit in _SECONDS:

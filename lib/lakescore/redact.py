@@ -29,9 +29,11 @@ _CONTAINER_SCHEMES = ("abfs", "abfss", "wasb", "wasbs")
 _AUTHORIZATION = re.compile(
     r"(?P<name>\bauthorization['\"]?\s*[=:]\s*['\"]?(?:[A-Za-z]+\s+)?|\bbearer\s+(?=[^\s'\"]*\d)"
     r"|\bbasic\s+(?=(?-i:[A-Za-z0-9+/]*[A-Z][A-Za-z0-9+/]*[0-9=])))[^\s,;'\"]{8,}"
-    r"|(?P<option>--?(?:password|passwd|pwd|token|secret)\s+)[^\s,;'\"]+",
+    r"|(?P<option>--?(?:password|passwd|pwd|token|secret|(?:[a-z]+-)*(?:password|token|secret|(?:api|access|account|private)-?key))\s+)"
+    r"[^\s,;'\"]+",
     re.IGNORECASE,
 )
+_OPTION = re.compile(r"--?[A-Za-z][\w.-]*")
 # What shows by its own form that it opens something: a signed JSON web token, a webhook's address.
 _BY_THEMSELVES = re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+|(?<=hooks\.slack\.com/services/)[\w/-]+")
 _QUERY = re.compile(rf"(?P<name>[?&;](?:[\w.-]*(?:{_SECRET_WORDS})[\w.-]*|sig|X-Amz-Security-Token))=[^&\s'\"]+", re.IGNORECASE)
@@ -96,6 +98,11 @@ def _hidden_value(found: re.Match[str]) -> str:
     return f"{found['name']}{found['sign']}{HIDDEN}" if is_secret_key(found["name"]) else found[0]
 
 
+def _is_of_option(before: Any, item: Any) -> bool:
+    """Whether a list's item is the value of a secret option: ``[--api-key, VALUE]``."""
+    return isinstance(before, str) and bool(_OPTION.fullmatch(before)) and is_secret_key(before) and not str(item).startswith("--")
+
+
 def redact_tree(value: Any, key: str = "") -> Any:
     """A copy of nested mappings and sequences in which every secret is ``***``."""
     if isinstance(value, Mapping):
@@ -103,7 +110,9 @@ def redact_tree(value: Any, key: str = "") -> Any:
         below = key if key and is_secret_key(key) else ""
         return {name: redact_tree(item, below or str(name)) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [redact_tree(item, key) for item in value]
+        return [
+            HIDDEN if _is_of_option(before, item) else redact_tree(item, key) for before, item in zip(("", *value), value, strict=False)
+        ]
     if value is not None and not isinstance(value, bool) and key and is_secret_key(key):
         return HIDDEN
     return redact(value) if isinstance(value, str) else value

@@ -199,6 +199,10 @@ def _take(dataset: ds.Dataset, output: _Output, limit: int | None) -> pd.DataFra
     if output.run_id is not None and limit != 0 and not table.num_rows:
         raise _gone(output)
     frame: pd.DataFrame = table.to_pandas()
+    for field in table.schema:
+        # As doubles, which pandas takes beside nulls, large ones would be rounded.
+        if field.type == pa.int64() and table.column(field.name).null_count:
+            frame[field.name] = table.column(field.name).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     return frame
 
 

@@ -89,7 +89,7 @@ def closed_to_delta(path: str) -> str | None:
 def overlap(path: str, pattern: str) -> bool:
     """Whether a folder, and what a path or glob names, are or may be in one another."""
     mine, other = (_parts(absolute(one)) for one in (path, pattern))
-    return all(a == b or (has_glob(b) and fnmatch(a, b)) for a, b in zip(mine, other, strict=False))
+    return all(a == b or (has_glob(b) and fnmatch(a, as_glob(b))) for a, b in zip(mine, other, strict=False))
 
 
 def is_same(path: str, other: str) -> bool:
@@ -527,6 +527,11 @@ def _file(info: pafs.FileInfo) -> File:
     return File(info.path, int(info.size), int(info.mtime_ns // 1_000_000) if info.mtime_ns else 0)
 
 
+def as_glob(pattern: str) -> str:
+    """A glob as Hadoop writes it as Python does: there ``[^a]`` is what is no ``a``."""
+    return pattern.replace("[^", "[!")
+
+
 def expand(path: str) -> list[Location] | None:
     """The files or folders that a path or local glob names, sorted; None where only Spark can tell."""
     location = Location.of(path)
@@ -536,7 +541,7 @@ def expand(path: str) -> list[Location] | None:
         return [location] if location.exists() else []
     if "{" in path:
         return None  # Hadoop's {a,b} alternatives are no part of Python's globs
-    found = [path for path in sorted(glob.glob(location.path)) if not _is_hidden_match(location.path, path)]
+    found = [path for path in sorted(glob.glob(as_glob(location.path))) if not _is_hidden_match(location.path, path)]
     return [Location(location.fs, path) for path in found]
 
 

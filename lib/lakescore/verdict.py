@@ -181,9 +181,13 @@ def refuse(plan: Plan, verdict: Verdict, drift_table: DriftTable | None, record:
     """Stop where drift was detected and is not to be published; what was found is kept all the same.
 
     Raises:
-        DriftError: in one line with the batch's drift and the worst column.
+        DriftError: in one line with the batch's drift and the worst column; or that no column could be compared.
     """
-    if plan.config.drift.on_drift != "fail" or verdict.analysis.status != "detected":
+    if plan.config.drift.on_drift != "fail":
+        return
+    if verdict.analysis.status is None and verdict.batch.rows:
+        raise DriftError(f"drift.on_drift: fail, and drift cannot be told: {verdict.analysis}; nothing was published")
+    if verdict.analysis.status != "detected":
         return
     with _warned("the run's metrics could not be recorded"):
         record.metrics(verdict.metrics)

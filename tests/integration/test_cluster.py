@@ -269,6 +269,7 @@ def test_a_driver_has_lakescore_from_py_files(
     assert "drift_table_plot.html" in artifacts
 
 
+@pytest.mark.long
 def test_an_executor_that_is_killed_costs_no_row_and_doubles_none(cluster: Cluster, workplace: Path, diabetes: pd.DataFrame) -> None:
     (workplace / "slow.py").write_text(SLOW, encoding="utf-8")
     logs = workplace / "logs"

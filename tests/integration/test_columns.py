@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 from chispa import assert_df_equality
 from deltalake import DeltaTable
-from mlflow.models import ModelSignature
+from mlflow.models import ModelSignature, infer_signature
 from mlflow.types.schema import ColSpec, Schema
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from sklearn.linear_model import LinearRegression
 
 from lakescore import columns, score
 from lakescore.columns import Alignment
@@ -322,6 +324,31 @@ def test_inputs_without_names_are_the_selected_or_all_other_columns_in_order(spa
 
     assert [one.column for one in selected.inputs] == ["b", "a"]
     assert [one.column for one in others.inputs] == ["a", "b"]
+
+
+def test_the_fields_of_json_have_no_order_for_inputs_without_names(
+    spark: SparkSession, config: Callable[..., dict[str, Any]], store: str, tmp_path: Path
+) -> None:
+    rows = np.array([[5.0, 1.0, 30.0], [6.0, 2.0, 40.0], [7.0, 1.0, 20.0], [8.0, 5.0, 10.0]])
+    model = LinearRegression().fit(rows, rows @ [100.0, 10.0, 1.0])
+    with mlflow.start_run():
+        uri = mlflow.sklearn.log_model(model, name="m", signature=infer_signature(rows, rows[:, 0])).model_uri
+    (tmp_path / "a.jsonl").write_text('{"sepal": 5.0, "petal": 1.0, "age": 30.0}\n')
+    settings = config(model={"uri": uri}, source={"path": str(tmp_path / "a.jsonl")})
+
+    with pytest.raises(InputError) as caught:
+        score(settings, spark=spark)
+    with pytest.raises(ConfigError, match=r"^columns\.select: takes names here and no positions, because JSON objects have no order"):
+        score(settings, overrides=["columns.select=[0, 1, 2]"], spark=spark)
+
+    assert str(caught.value) == (
+        "columns.select: is required, because the model takes 3 input(s) without names, and JSON objects have no order (Spark sorts their "
+        "fields by name; source.schema gives them one); list the features in the model's order"
+    )
+    for batch_id, given in (("a", "columns.select=[sepal, petal, age]"), ("b", "source.schema='sepal double, petal double, age double'")):
+        result = score(settings, overrides=[given, f"run.batch_id={batch_id}"], spark=spark)
+        found = spark.read.format("delta").load(result.location).where(f"batch_id = '{batch_id}'").toPandas()
+        assert found["prediction"].tolist() == pytest.approx([540.0])
 
 
 def test_inputs_without_names_of_another_number_are_refused(spark: SparkSession) -> None:

@@ -163,6 +163,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(workplace: Path, store: st
     assert len(client.search_runs([experiment.experiment_id])) == before
 
 
+@pytest.mark.long
 def test_a_job_ends_in_order_when_spark_submit_is_killed(workplace: Path, store: str) -> None:
     """Its JVM, the parent, cannot say a word: the Python notices by itself."""
     command = [str(BIN / "spark-submit"), "--master", "local[1]", JOB, "scoring.engine=spark_udf", "run.batch_id=ended"]

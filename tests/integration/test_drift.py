@@ -350,6 +350,13 @@ def test_a_batch_without_rows_is_not_analysed(run: Callable[..., ScoreResult]) -
     assert result.drift.text == "not analysed: the batch has no rows"
 
 
+def test_where_nothing_can_be_compared_nobody_can_say_that_nothing_has_drifted(run: Callable[..., ScoreResult], tmp_path: Path) -> None:
+    pd.DataFrame({"other": [1.0, 2.0]}).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(DriftError, match=r"^drift\.on_drift: fail, and drift cannot be told: not analysed: .*; nothing was published$"):
+        run(_rows(6), drift={"on_drift": "fail", "reference": str(tmp_path / "other.parquet")})
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_column_that_the_batch_has_lost_is_warned_of(run: Callable[..., ScoreResult], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("WARNING", logger="lakescore.verdict"):
         result = run(_rows(15).assign(amount=np.nan))

@@ -81,6 +81,10 @@ def test_data_that_has_moved_fails_where_it_is_to(spark: SparkSession, folders: 
     assert "detected" in line
     assert main(given) == 0
     assert (tmp_path / "report" / "drift_table_plot.html").exists()
+    assert main(["stats", str(folders / "train"), "--output", str(file)]) == 0
+    assert main([*given, "--label", "y"]) == 0
+    columns = json.loads((tmp_path / "report" / "drift_results.json").read_text(encoding="utf-8"))["columns"]
+    assert columns["y"]["role"] == "label"
 
 
 @pytest.mark.parametrize(

@@ -563,6 +563,20 @@ def test_no_more_processes_run_at_once_than_configured(
 # --- reuse
 
 
+def test_a_cast_of_all_features_is_one_of_a_scripts_too(spark: SparkSession, config: Make, write: Write, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("id,a,b,c\n7,1,2,x\n")
+    path = write("def run(rows):\n    return rows['a'] + rows['b']\n")
+    settings = config(
+        model={"entry_script": str(path), "result_type": "double"},
+        source={"path": str(tmp_path / "in.csv")},
+        columns={"keys": ["id"], "drop": ["c"], "cast": {"*": "double", "b": "int"}},
+    )
+
+    (row,) = DeltaTable(score(settings, spark=spark).location).to_pyarrow_table().to_pylist()
+
+    assert {name: row[name] for name in ("id", "a", "b", "prediction")} == {"id": "7", "a": 1.0, "b": 2, "prediction": 3.0}
+
+
 def test_the_same_input_script_and_settings_return_the_earlier_output(
     spark: SparkSession, config: Make, write: Write, tmp_path: Path
 ) -> None:

@@ -294,7 +294,7 @@ def test_settings_that_contradict_each_other_are_refused(
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("output_format", ["delta", "parquet"])
+@pytest.mark.parametrize("output_format", ["delta", pytest.param("parquet", marks=pytest.mark.long)])
 def test_a_replay_after_the_fix_completes_the_batch_once(
     spark: SparkSession, settings: dict[str, Any], good_uri: str, output_format: str
 ) -> None:

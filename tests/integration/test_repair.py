@@ -71,6 +71,7 @@ def test_a_batch_of_several_dates_is_deleted_and_scored_again(
     assert look(form).findings == ()
 
 
+@pytest.mark.long
 def test_after_optimize_only_its_rows_are_deleted(spark: SparkSession, run: Score, look: Callable[..., Checkup]) -> None:
     for batch_id in "abc":
         location = run(batch_id, "source.filter=id < 10").location
@@ -272,5 +273,5 @@ def test_the_log_that_spark_and_the_library_write_has_the_deletion(spark: SparkS
     newest = spark.sql(f"DESCRIBE HISTORY delta.`{location}`").first()
     assert newest is not None
     assert '"deleted": true' in newest["userMetadata"]
-    assert DeltaTable(location).transaction_version("lakescore-deleted:a") == 1
+    assert DeltaTable(location).transaction_version("lakescore-deleted:a") == 2
     assert spark.read.format("delta").load(location).count() == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
@@ -93,6 +94,16 @@ def test_a_row_file_gives_its_rows_in_its_order(spark: SparkSession, run: Score,
     assert dict(as_spark.dtypes)["prediction"] == "double"
     assert [row["id"] for row in as_spark.collect()] == by_run["id"].tolist()
     assert len(read(result, limit=4)) == as_spark.limit(4).count()
+
+
+def test_large_whole_numbers_beside_nulls_come_back_exactly(
+    spark: SparkSession, config: Make, linear_uri: str, diabetes: pd.DataFrame
+) -> None:
+    rows = diabetes[:3].assign(id=pd.array([2**60 + 1, None, 3], dtype="Int64"))
+
+    result = score(config(model={"uri": linear_uri}), data=rows, spark=spark)
+
+    assert set(read(result)["id"].dropna()) == {2**60 + 1, 3}
 
 
 # --- what is refused

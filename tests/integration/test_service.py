@@ -142,7 +142,7 @@ def test_a_cron_pipeline_ticks_twice_and_leaves_two_batches(start: Start, folder
         assert time.monotonic() < deadline, runs
         time.sleep(0.1)
 
-    batches = [f"{tick:%Y%m%dT%H%M%SZ}" for tick in due]
+    batches = [f"diabetes-{tick:%Y%m%dT%H%M%SZ}" for tick in due]
     assert [(run["status"], run["batch_id"], run["trigger"]) for run in runs] == [("succeeded", one, "schedule") for one in batches[::-1]]
     # One after the other: overlap is queue.
     assert runs[1]["ended_at"] <= runs[0]["started_at"]

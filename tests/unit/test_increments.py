@@ -439,6 +439,18 @@ def test_a_log_that_cannot_be_read_now_is_not_called_cleaned(tmp_path: Path, mon
         delta_log.commits(str(tmp_path / "source"), 0, 0)
 
 
+def test_a_start_before_all_that_the_log_tells_of_is_refused(tmp_path: Path) -> None:
+    for one in (1, 2, 3):
+        append(tmp_path, one)
+    for version in (0, 1):
+        clean_log(tmp_path, version)
+
+    with pytest.raises(
+        InputError, match=r"source\.incremental\.start: 2020-01-01 is before the oldest version .* \(\d\), so nobody can tell"
+    ):
+        take(job(tmp_path, start="2020-01-01"))
+
+
 def _corrupt_state(folder: Path) -> None:
     (folder / "out_incremental" / "000000.json").write_text("{}")
 
@@ -578,6 +590,7 @@ def test_a_delta_table_has_versions_and_no_files(tmp_path: Path) -> None:
             {"output": {"path": "out/${run.date}"}},
             "output.path: with source.incremental it must be the same each day, and ${run.date} is in it",
         ),
+        ({"source": {"filter": "day = '${run.date}'"}}, "source.filter: with source.incremental it must be the same each day"),
         ({"source": {"path": "in/${run.date}"}}, "source.path: with source.incremental it must be the same each day"),
     ],
 )

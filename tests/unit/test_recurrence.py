@@ -117,6 +117,7 @@ def test_elapsed_time_knows_no_clocks_and_days_do() -> None:
     [
         ("fortnight", (), (), "every: got 'fortnight'; expected a number of seconds, minutes, hours, days, weeks, as in 2 weeks"),
         ("0 days", (), (), "every: got '0 days'; expected a number of seconds, minutes, hours, days, weeks, as in 2 weeks"),
+        ("99999999999 days", (), (), "every: got '99999999999 days'; expected at most 3660 days"),
         ("day", ("monday",), (), "on: belongs to weeks, as in every: week, on: [monday]"),
         ("hour", (), ("06:00",), "at: belongs to days and weeks, as in every: day, at: 06:00"),
         ("week", ("mo",), (), "on: got 'mo'; expected weekdays such as monday or mon"),

@@ -27,6 +27,14 @@ def test_a_uris_user_and_password_are_hidden(text: str, shown: str) -> None:
     assert redact(text) == shown
 
 
+def test_the_value_of_a_secret_option_is_hidden_in_a_list_and_in_a_line() -> None:
+    arguments = ["--api-key", "abc123", "--rows", "5", "-p", "x", "--db-password", "hunter2", "--token", "--verbose"]
+    shown = ["--api-key", "***", "--rows", "5", "-p", "x", "--db-password", "***", "--token", "--verbose"]
+
+    assert redact_tree({"arguments": arguments}) == {"arguments": shown}
+    assert redact("score --api-key abc123 --rows 5 --db-password hunter2") == "score --api-key *** --rows 5 --db-password ***"
+
+
 @pytest.mark.parametrize("name", ["sig", "X-Amz-Security-Token", "access_token", "X-Amz-Signature", "api_key", "password"])
 def test_a_secret_query_parameter_is_hidden_and_its_neighbours_stay(name: str) -> None:
     assert redact(f"https://host/x?a=1&{name}=hunter2&z=2") == f"https://host/x?a=1&{name}=***&z=2"

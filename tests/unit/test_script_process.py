@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import json
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +59,41 @@ def test_labels_of_another_kind_count_for_nothing() -> None:
     assert values(pd.Series([5, 6], index=[7, 8]), 2, "scalar") == {0: 5, 1: 6}
 
 
-def test_fewer_results_take_the_first_items() -> None:
+def test_fewer_results_take_the_first_items_and_are_called_unsure() -> None:
     assert values(["a", "b", "c"], 5) == {0: "a", 1: "b", 2: "c"}
+    batch = pd.DataFrame({"x": [3, 1, 2]})
+    kept = batch[batch["x"] < 3]
+    some = [["a"], kept, kept.reset_index(drop=True), batch[batch["x"] != 2], batch.iloc[1:], batch]
+
+    assert [matched(one, 3, None, "text")["unsure"] for one in some] == [True, False, True, False, False, False]
+
+
+def test_results_that_name_their_files_in_another_order_go_by_the_names() -> None:
+    assert values(["b.png: cat", "a.png: dog"], 2, paths=["/in/a.png", "/in/b.png"]) == {1: "b.png: cat", 0: "a.png: dog"}
+    assert values(["b.png: cat", "b.png: dog"], 2, paths=["/in/a.png", "/in/b.png"]) == {0: "b.png: cat", 1: "b.png: dog"}
+
+
+class _Level(enum.IntEnum):
+    HIGH = 3
+
+
+class _Color(enum.Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(("value", "plain"), [(_Level.HIGH, 3), (_Color.RED, "red"), (np.float64(0.1), 0.1), (np.str_("a"), "a")])
+def test_no_value_needs_the_scripts_classes(value: Any, plain: Any) -> None:
+    (left,) = matched([value], 1, None, "scalar")["values"]
+
+    assert (type(left), left) == (type(plain), plain)
+
+
+def test_an_array_as_text_has_all_its_digits_and_elements() -> None:
+    row = np.random.default_rng(0).random(1_536)
+
+    (line,) = matched(np.array([row]), 1, None, "text")["values"]
+
+    assert json.loads(line) == row.tolist()
 
 
 def test_fewer_results_that_name_their_files_go_by_the_name() -> None:
@@ -74,7 +109,7 @@ def test_names_that_two_files_have_are_not_taken_for_one_of_them() -> None:
 
 
 def test_more_results_than_items_are_only_counted() -> None:
-    assert matched([1, 2, 3], 2, None, "text") == {"returned": 3, "positions": [], "values": []}
+    assert matched([1, 2, 3], 2, None, "text") == {"returned": 3, "positions": [], "values": [], "unsure": False}
 
 
 @pytest.mark.parametrize("result", [None, "text", {"a": 1}, 5, iter([1])])

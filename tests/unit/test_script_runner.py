@@ -36,8 +36,8 @@ def job(tmp_path: Path) -> Make:
         return {
             "token": uuid.uuid4().hex[:12], "root": str(root), "script": "score.py", "arguments": [], "side_inputs": {}, "model": None,
             "logging_level": "INFO", "processes": None, "timeout": 20.0, "max_try": 3, "partition_keys": [], "stop": False,
-            "base": str(tmp_path), "path": None, "features": ["x"], "items": 2, "bytes": None, "result": "r", "error": "e",
-            "failure": "f", "shape": "scalar", "result_name": "bigint", "result_type": pa.int64(), **keys,
+            "in_order": False, "base": str(tmp_path), "path": None, "features": ["x"], "items": 2, "bytes": None, "result": "r",
+            "error": "e", "failure": "f", "shape": "scalar", "result_name": "bigint", "result_type": pa.int64(), **keys,
         }  # fmt: skip
 
     return make
@@ -213,8 +213,15 @@ def test_a_failure_that_passes_leaves_no_trace(job: Make) -> None:
     assert [(row["r"], row["e"], row["f"]) for row in run(job(text), [5, 6])] == [(5, None, None), (6, None, None)]
 
 
-def test_too_few_results_count_each_missing_item(job: Make) -> None:
-    rows = run(job("def run(batch):\n    return list(batch['x'])[:3]\n", items=5), [1, 2, 3, 4, 5])
+def test_too_few_results_are_given_to_no_row(job: Make) -> None:
+    rows = run(job("def run(batch):\n    return list(batch['x'])[2:]\n", items=5), [1, 2, 3, 4, 5])
+
+    assert [row["r"] for row in rows] == [None] * 5
+    assert [row["e"] for row in rows] == ["TooFewResults: run returned 3 result(s) for 5 items, and nothing tells for which"] * 5
+
+
+def test_of_too_few_lines_each_missing_one_is_counted(job: Make) -> None:
+    rows = run(job("def run(batch):\n    return list(batch['x'])[:3]\n", items=5, in_order=True), [1, 2, 3, 4, 5])
 
     assert [row["r"] for row in rows] == [1, 2, 3, None, None]
     assert [row["e"] for row in rows] == [None] * 3 + ["TooFewResults: run returned 3 result(s) for 5 item(s)"] * 2

@@ -172,7 +172,7 @@ def test_a_tick_becomes_a_run_once_with_its_time_as_batch_and_its_date(write: Wr
         schedule.look(later + timedelta(seconds=seconds))
     Schedule(Pipelines(schedule._pipelines._folder), store, 100).look(later + timedelta(seconds=3))
 
-    assert ticks(store) == [("queued", "20260201T050000Z", "2026-02-01")]
+    assert ticks(store) == [("queued", "churn-20260201T050000Z", "2026-02-01")]
 
 
 def test_the_date_of_a_tick_is_that_of_its_time_zone(write: Write, store: Store) -> None:
@@ -181,7 +181,7 @@ def test_the_date_of_a_tick_is_that_of_its_time_zone(write: Write, store: Store)
 
     schedule.look(datetime(2026, 1, 31, 15, 30, tzinfo=timezone.utc))
 
-    assert ticks(store) == [("queued", "20260131T153000Z", "2026-02-01")]
+    assert ticks(store) == [("queued", "churn-20260131T153000Z", "2026-02-01")]
 
 
 def test_a_batch_that_the_file_names_is_kept(write: Write, store: Store) -> None:
@@ -219,9 +219,9 @@ def test_a_new_schedule_begins_now_and_so_does_a_changed_one(write: Write, store
     ("catch_up", "batches"),
     [
         ("catch_up: none", []),
-        ("catch_up: last", ["20260131T070000Z"]),
-        ("catch_up: all, overlap: queue", ["20260131T060000Z", "20260131T063000Z", "20260131T070000Z"]),
-        ("catch_up: all, catch_up_limit: 2", ["20260131T063000Z", "20260131T070000Z"]),
+        ("catch_up: last", ["churn-20260131T070000Z"]),
+        ("catch_up: all, overlap: queue", ["churn-20260131T060000Z", "churn-20260131T063000Z", "churn-20260131T070000Z"]),
+        ("catch_up: all, catch_up_limit: 2", ["churn-20260131T063000Z", "churn-20260131T070000Z"]),
     ],
 )
 def test_missed_ticks_are_run_as_the_pipeline_says(catch_up: str, batches: list[str], write: Write, store: Store) -> None:
@@ -262,7 +262,7 @@ def test_ticks_that_find_the_queue_full_wait_for_room(write: Write, store: Store
     schedule.look(NOW + timedelta(minutes=76))
 
     assert len(first) == 2
-    assert [batch for _, batch, _ in ticks(store)] == ["20260131T060000Z", "20260131T063000Z", "20260131T070000Z"]
+    assert [batch for _, batch, _ in ticks(store)] == ["churn-20260131T060000Z", "churn-20260131T063000Z", "churn-20260131T070000Z"]
 
 
 # --- the store

@@ -164,3 +164,6 @@ def test_quantiles_of_bins_that_are_empty() -> None:
     assert found["0.25"] <= 1.0
     assert found["0.75"] >= 2.0
     assert quantiles_of(Histogram((0.0, 1.0), (0,)), None, None) == {}
+    far = quantiles_of(Histogram(tuple(np.linspace(0.0, 100.0, 21)), (1, *[0] * 18, 999)), 2.0, 99.0)
+    assert 95.0 <= far["0.05"] <= far["0.5"] <= far["0.95"] <= 99.0
+    assert far["0.5"] == pytest.approx(97.5, abs=0.1)

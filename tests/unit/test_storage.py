@@ -100,6 +100,13 @@ def test_a_glob_finds_sorted_names_without_hidden_ones(tmp_path: Path) -> None:
     assert [location.name for location in found or []] == ["a", "b"]
 
 
+def test_a_glob_excludes_characters_as_hadoop_writes_it(tmp_path: Path) -> None:
+    for name in ("part-1", "part-9"):
+        (tmp_path / name).touch()
+
+    assert [place.name for place in expand(f"{tmp_path}/part-[^9]") or ()] == ["part-1"]
+
+
 def test_a_glob_that_asks_for_hidden_names_finds_them(tmp_path: Path) -> None:
     (tmp_path / "_SUCCESS").touch()
 

@@ -125,9 +125,10 @@ def quantiles_of(histogram: Histogram, least: float | None, greatest: float | No
         return {}
     edges = np.array([min(least, histogram.edges[0]), *histogram.edges, max(greatest, histogram.edges[-1])])
     below = np.concatenate([[0.0], np.cumsum(counts)]) / counts.sum()
-    # Where bins are empty the shares do not rise; the first edge that reaches a share is its quantile.
-    keep = np.concatenate([[True], np.diff(below) > 0])
-    found = np.clip(np.interp(QUANTILES, below[keep], edges[keep]), least, greatest)
+    # The first bin that reaches a share has its quantile; it is not empty, as those before it do not reach it.
+    at = np.minimum(np.searchsorted(below[1:], QUANTILES), len(counts) - 1)
+    share = (np.array(QUANTILES) - below[at]) / (below[at + 1] - below[at])
+    found = np.clip(edges[at] * (1 - share) + edges[at + 1] * share, least, greatest)
     return {str(q): float(value) for q, value in zip(QUANTILES, found, strict=True)}
 
 

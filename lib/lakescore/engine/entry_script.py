@@ -55,6 +55,7 @@ class Settings:
         max_try: tries of a mini-batch.
         logging_level: of the script's root logger.
         stop: whether the first failed item means that the rest need not run.
+        in_order: whether results are all that is kept, so that nobody asks which item one is of.
     """
 
     script: str
@@ -69,6 +70,7 @@ class Settings:
     max_try: int = 3
     logging_level: str = "INFO"
     stop: bool = False
+    in_order: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def ship(spark: SparkSession, settings: Settings, folder: Path) -> Shipped:
         "max_try": settings.max_try,
         "partition_keys": list(settings.partition_keys),
         "stop": settings.stop,
+        "in_order": settings.in_order,
         "base": os.getcwd(),
         "local": None,
         "archive": None,

@@ -7,9 +7,11 @@ descriptor. It ends when its parent ends, however that ends. This file is shippe
 from __future__ import annotations
 
 import ctypes
+import enum
 import importlib
 import importlib.util
 import inspect
+import json
 import linecache
 import logging
 import os
@@ -187,7 +189,8 @@ def matched(result: Any, count: int, paths: list[str] | None, shape: str) -> dic
     """The results of one mini-batch with the positions of their items.
 
     By position where there are as many results as items, except that rows of a DataFrame or Series which kept the labels of the
-    mini-batch's rows go by these. Fewer results go by such labels, else by the file name that each begins with, else in order.
+    mini-batch's rows go by these, and texts that each begin with another file's name by that. Of fewer results without either nothing
+    tells which items they are of: they are listed in order, and called ``unsure``.
 
     Args:
         result: what ``run`` returned: a list, tuple, numpy array, Series or DataFrame.
@@ -197,23 +200,32 @@ def matched(result: Any, count: int, paths: list[str] | None, shape: str) -> dic
             mapping; a frame's row), ``array`` (a list; a frame's row) or ``scalar`` (a value; a frame must have one column).
 
     Returns:
-        ``returned``: how many results there were; ``positions`` and ``values``: those that have an item.
+        ``returned``: how many results there were; ``positions`` and ``values``: those that have an item; ``unsure``: see above.
 
     Raises:
         WrongResultError: it is no such thing.
     """
     values, labels = _values(result, shape)
-    answer: dict[str, Any] = {"returned": len(values), "positions": [], "values": []}
+    answer: dict[str, Any] = {"returned": len(values), "positions": [], "values": [], "unsure": False}
     if len(values) > count:
         return answer
     positions: list[int] | None = None
+    if len(values) < count and _is_counted_anew(result):
+        labels = None
     if labels is not None and len(set(labels)) == len(labels) and all(isinstance(i, int) and 0 <= i < count for i in labels):
         positions = labels
-    elif len(values) < count and paths is not None:
+    elif paths is not None:
         positions = _by_name(values, paths)
     answer["positions"] = list(range(len(values))) if positions is None else positions
+    answer["unsure"] = positions is None and len(values) < count
     answer["values"] = values
     return answer
+
+
+def _is_counted_anew(result: Any) -> bool:
+    """Whether a frame's labels are 0, 1, 2, ... of its own, as after ``reset_index``: a filter leaves labels that are listed."""
+    index: Any = getattr(result, "index", None)
+    return type(index).__name__ == "RangeIndex" and index.start == 0 and index.step == 1
 
 
 def _values(result: Any, shape: str) -> tuple[list[Any], list[Any] | None]:
@@ -258,13 +270,21 @@ def _rows(frame: Any, shape: str) -> list[Any]:
 def _one(value: Any, shape: str) -> Any:
     if shape != "text":
         return _plain(value)
+    if hasattr(value, "tolist") and value.ndim > 0:
+        return json.dumps(_plain(value), default=str)  # as text numpy and PyTorch round numbers, and leave out most of a long array
     return None if value is None else str(value)
 
 
 def _plain(value: Any) -> Any:
     """A value that the other side, which has not the script's libraries, can hold."""
-    if value is None or isinstance(value, _PLAIN):
+    if value is None or type(value) in _PLAIN:
         return value
+    if isinstance(value, enum.Enum):
+        return _plain(value.value)
+    kind: Any
+    for kind in _PLAIN:
+        if isinstance(value, kind):  # of a class that only the script has
+            return kind(value)
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -138,7 +138,12 @@ class Worker:
         self.start()
         if request["rows"] is not None and not self._has_pandas:
             # Their import, which takes a second or two, is none of run()'s time.
-            self._ask({"import": ["pandas", "pyarrow"]}, INIT_TIMEOUT)
+            try:
+                self._ask({"import": ["pandas", "pyarrow"]}, INIT_TIMEOUT)
+            except TimeoutError:
+                self.kill()
+                said = {"class": "TimeoutError", "message": f"the import of pandas took longer than {INIT_TIMEOUT:g} s"}
+                raise NotStartedError({"file": None, "line": None, "trace": None, **said}) from None
             self._has_pandas = True
         try:
             return self._ask(request, timeout)
@@ -490,6 +495,10 @@ class Runner:
         elif reply["returned"] > len(items):
             outcome.fail(items, f"{TOO_MANY}: run returned {reply['returned']} result(s) for {len(items)} item(s)", None)
             outcome.is_fatal = True
+        elif reply["unsure"] and not self._job["in_order"]:
+            # Given to the first items, results would stand beside rows that they are not of.
+            too_few = f"TooFewResults: run returned {reply['returned']} result(s) for {len(items)} items, and nothing tells for which"
+            outcome.fail(items, too_few, None)
         else:
             outcome.values = {items[position]: value for position, value in zip(reply["positions"], reply["values"], strict=True)}
             missing = [i for i in items if i not in outcome.values]

@@ -120,9 +120,10 @@ class Pipeline:
         recurrence, config = self.recurrence, self.config
         assert recurrence is not None and config is not None, "it ticks"
         day: date = tick.astimezone(recurrence.zone).date()
-        # One that the file names is kept: flights-${run.date}, for example; and with source.incremental a batch is what is new.
+        # One that the file names is kept: flights-${run.date}, for example; and with source.incremental a batch is what is new. With the
+        # pipeline's name, as others may write to the same output at the same time.
         names_batch = _batch_in(self.file) is not None or config.source.incremental is not None
-        return [f"run.date={day}", *([] if names_batch else [f"run.batch_id={tick:%Y%m%dT%H%M%SZ}"])]
+        return [f"run.date={day}", *([] if names_batch else [f"run.batch_id={self.name}-{tick:%Y%m%dT%H%M%SZ}"])]
 
 
 def _batch_in(file: Path) -> Any:

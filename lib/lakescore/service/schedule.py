@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from lakescore.config import ScheduleConfig
-from lakescore.errors import LakescoreError
+from lakescore.redact import redact
 from lakescore.service.pipelines import Pipeline, Pipelines
 from lakescore.service.store import Run, Store, text_of
 
@@ -43,8 +43,9 @@ class Schedule:
             if pipeline.recurrence is not None:
                 try:
                     self._look(pipeline, now)
-                except LakescoreError as error:
-                    log.warning("schedule: %s: %s", pipeline.name, error)
+                except Exception as error:
+                    # The other pipelines' ticks are due all the same.
+                    log.warning("schedule: %s: %s", pipeline.name, redact(str(error) or type(error).__name__))
 
     def _look(self, pipeline: Pipeline, now: datetime) -> None:
         recurrence, config = pipeline.recurrence, pipeline.config
