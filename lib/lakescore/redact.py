@@ -29,7 +29,7 @@ _CONTAINER_SCHEMES = ("abfs", "abfss", "wasb", "wasbs")
 _AUTHORIZATION = re.compile(
     r"(?P<name>\bauthorization['\"]?\s*[=:]\s*['\"]?(?:[A-Za-z]+\s+)?|\bbearer\s+(?=[^\s'\"]*\d)"
     r"|\bbasic\s+(?=(?-i:[A-Za-z0-9+/]*[A-Z][A-Za-z0-9+/]*[0-9=])))[^\s,;'\"]{8,}"
-    r"|(?P<option>--?(?:password|passwd|pwd|token|secret|(?:[a-z]+-)*(?:password|token|secret|(?:api|access|account|private)-?key))\s+)"
+    r"|(?P<option>--?(?:password|passwd|pwd|token|secret|(?:[a-z]{1,20}-){0,4}(?:password|token|secret|(?:api|access|account|private)-?key))\s+)"
     r"[^\s,;'\"]+",
     re.IGNORECASE,
 )

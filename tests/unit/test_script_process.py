@@ -71,6 +71,7 @@ def test_fewer_results_take_the_first_items_and_are_called_unsure() -> None:
 def test_results_that_name_their_files_in_another_order_go_by_the_names() -> None:
     assert values(["b.png: cat", "a.png: dog"], 2, paths=["/in/a.png", "/in/b.png"]) == {1: "b.png: cat", 0: "a.png: dog"}
     assert values(["b.png: cat", "b.png: dog"], 2, paths=["/in/a.png", "/in/b.png"]) == {0: "b.png: cat", 1: "b.png: dog"}
+    assert values(["2", "1"], 2, paths=["/in/1", "/in/2"]) == {0: "2", 1: "1"}
 
 
 class _Level(enum.IntEnum):

@@ -214,7 +214,8 @@ def matched(result: Any, count: int, paths: list[str] | None, shape: str) -> dic
         labels = None
     if labels is not None and len(set(labels)) == len(labels) and all(isinstance(i, int) and 0 <= i < count for i in labels):
         positions = labels
-    elif paths is not None:
+    elif paths is not None and (len(values) < count or all("." in os.path.basename(path) for path in paths)):
+        # A file called `7` may be named by a prediction, too.
         positions = _by_name(values, paths)
     answer["positions"] = list(range(len(values))) if positions is None else positions
     answer["unsure"] = positions is None and len(values) < count
