@@ -169,7 +169,7 @@ def parse_every(text: str, on: Sequence[str] = (), at: Sequence[str] = (), start
         ValueError: one of them is wrong.
     """
     found = re.fullmatch(rf"\s*(?:(\d{{1,12}})\s+)?({'|'.join(_UNITS)})s?\s*", text)
-    if found is None or (found[1] is not None and not int(found[1][:12]) > 0):
+    if found is None or (found[1] is not None and int(found[1]) < 1):
         raise ValueError(f"every: got {text!r}; expected a number of {', '.join(unit + 's' for unit in _UNITS)}, as in 2 weeks")
     count, unit = int(found[1] or 1), found[2]
     if count * (_SECONDS[unit] / 86_400 if unit in _SECONDS else _DAYS[unit]) > _MOST_DAYS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ def test_an_array_as_text_has_all_its_digits_and_elements() -> None:
     (line,) = matched(np.array([row]), 1, None, "text")["values"]
 
     assert json.loads(line) == row.tolist()
+    assert matched([array("d", [0.1, 2.0]), np.float64(0.5)], 2, None, "text")["values"] == ["[0.1, 2.0]", "0.5"]
 
 
 def test_fewer_results_that_name_their_files_go_by_the_name() -> None:

@@ -271,7 +271,7 @@ def _rows(frame: Any, shape: str) -> list[Any]:
 def _one(value: Any, shape: str) -> Any:
     if shape != "text":
         return _plain(value)
-    if hasattr(value, "tolist") and value.ndim > 0:
+    if hasattr(value, "tolist") and int(getattr(value, "ndim", 1)) > 0:
         return json.dumps(_plain(value), default=str)  # as text numpy and PyTorch round numbers, and leave out most of a long array
     return None if value is None else str(value)
 
