@@ -194,20 +194,25 @@ def test_a_run_that_looked_before_another_one_published_is_beaten(tmp_path: Path
     assert hidden(str(tmp_path)) == []
 
 
-def test_a_journal_whose_staged_files_are_gone_gives_the_old_rows_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish(str(tmp_path), "b", {"2026-01-30": [0.0], "2026-01-31": [0.0]})
+def _stop_at_the_fourth_move(monkeypatch: pytest.MonkeyPatch, table: Path, values: dict[str, list[float]]) -> None:
+    """Replace the batch of two dates, and end when the old rows are put aside and the first date's new ones are in place."""
     real, moved = Location.move_to, []
 
-    def stop_at_the_fourth(self: Location, target: Location) -> None:
+    def stop(self: Location, target: Location) -> None:
         moved.append(target.path)
         if len(moved) == 4:
             raise KeyboardInterrupt
         real(self, target)
 
-    monkeypatch.setattr(Location, "move_to", stop_at_the_fourth)
+    publish(str(table), "b", {"2026-01-30": [0.0], "2026-01-31": [0.0]})
+    monkeypatch.setattr(Location, "move_to", stop)
     with pytest.raises(KeyboardInterrupt):
-        publish(str(tmp_path), "b", {"2026-02-01": [1.0], "2026-02-02": [1.0]}, "replace")
+        publish(str(table), "b", values, "replace")
     monkeypatch.undo()
+
+
+def test_a_journal_whose_staged_files_are_gone_gives_the_old_rows_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _stop_at_the_fourth_move(monkeypatch, tmp_path, {"2026-02-01": [1.0], "2026-02-02": [1.0]})
     (at(tmp_path) / journal.STAGING).remove()
 
     publish(str(tmp_path), "b", ONE)
@@ -217,21 +222,8 @@ def test_a_journal_whose_staged_files_are_gone_gives_the_old_rows_back(tmp_path:
 
 
 def test_so_does_one_of_the_same_dates_beside_whose_files_spark_left_checksums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish(str(tmp_path), "b", {"2026-01-30": [0.0], "2026-01-31": [0.0]})
-    real, moved = Location.move_to, []
-
-    def stop_at_the_fourth(self: Location, target: Location) -> None:
-        moved.append(target.path)
-        if len(moved) == 4:
-            raise KeyboardInterrupt
-        real(self, target)
-
-    monkeypatch.setattr(Location, "move_to", stop_at_the_fourth)
-    with pytest.raises(KeyboardInterrupt):
-        publish(str(tmp_path), "b", {"2026-01-30": [1.0], "2026-01-31": [1.0]}, "replace")
-    monkeypatch.undo()
-    (new,) = (tmp_path / "score_date=2026-01-30" / "batch_id=b",)
-    (new / ".part-0.parquet.crc").write_bytes(b"crc")
+    _stop_at_the_fourth_move(monkeypatch, tmp_path, {"2026-01-30": [1.0], "2026-01-31": [1.0]})
+    (tmp_path / "score_date=2026-01-30" / "batch_id=b" / ".part-0.parquet.crc").write_bytes(b"crc")
     (at(tmp_path) / journal.STAGING).remove()
 
     publish(str(tmp_path), "b", ONE)
