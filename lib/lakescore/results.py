@@ -2,7 +2,7 @@
 
 | output            | pandas, without Spark                                     | with a session           |
 | ----------------- | --------------------------------------------------------- | ------------------------ |
-| Delta by path     | by deltalake (by Spark where the table asks for more)     | Spark's Delta reader     |
+| Delta by path     | by deltalake (by Spark where a table asks for more)       | Spark's Delta reader     |
 | Parquet           | by pyarrow                                                | Spark's Parquet reader   |
 | table             | by a session, which is opened                             | the catalog              |
 | jsonl, append_row | line by line; the types are those that the run wrote      | the same, made Spark's   |
@@ -24,7 +24,7 @@ from typing import Any, overload
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
-from deltalake import DeltaTable
+from deltalake import DeltaTable, QueryBuilder
 from deltalake.exceptions import DeltaError
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -48,6 +48,8 @@ from lakescore.storage import Location
 log = logging.getLogger(__name__)
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
+# Of what a Delta table can ask of its readers, what the queries of deltalake know; Spark reads a table with more.
+_OF_QUERIES = {"columnMapping", "deletionVectors", "timestampNtz"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ class _Output:
     @property
     def is_table(self) -> bool:
         return self.format == "delta" and "/" not in self.location
+
+    @property
+    def wanted(self) -> list[tuple[str, str]]:
+        """Columns and the values that the rows have in them."""
+        return [(name, value) for name, value in ((BATCH, self.batch_id), ("run_id", self.run_id)) if value is not None]
 
 
 @overload
@@ -189,13 +196,16 @@ def _first(rows: DataFrame, limit: int | None) -> DataFrame:
 
 
 def _filter(output: _Output) -> Any:
-    found = [ds.field(name) == value for name, value in ((BATCH, output.batch_id), ("run_id", output.run_id)) if value is not None]
+    found = [ds.field(name) == value for name, value in output.wanted]
     return None if not found else found[0] if len(found) == 1 else found[0] & found[1]
 
 
 def _take(dataset: ds.Dataset, output: _Output, limit: int | None) -> pd.DataFrame:
     chosen = _filter(output)
-    table = dataset.to_table(filter=chosen) if limit is None else dataset.head(limit, filter=chosen)
+    return _as_pandas(dataset.to_table(filter=chosen) if limit is None else dataset.head(limit, filter=chosen), output, limit)
+
+
+def _as_pandas(table: pa.Table, output: _Output, limit: int | None) -> pd.DataFrame:
     if output.run_id is not None and limit != 0 and not table.num_rows:
         raise _gone(output)
     frame: pd.DataFrame = table.to_pandas()
@@ -211,15 +221,33 @@ def _read_delta(output: _Output, limit: int | None) -> pd.DataFrame:
         _require(output)
         try:
             table = DeltaTable(output.location, storage_options=storage.delta_options(output.location))
+            if _needs_query(table):
+                return _as_pandas(_queried(table, output, limit), output, limit)
             dataset = table.to_pyarrow_dataset()
         except DeltaError as error:
-            # A table that asks for more than the library reads: deletion vectors, column mapping.
+            # A table that asks for more than the library reads.
             log.info("read: %s is read by Spark: %s", output.location, str(error).splitlines()[0])
         else:
             return _take(dataset, output, limit)
     spark = session.open_session(SparkConfig(), "lakescore-read")
     frame: pd.DataFrame = _with_spark(spark, output, limit).toPandas()
     return frame
+
+
+def _needs_query(table: DeltaTable) -> bool:
+    """Whether pyarrow, which looks at the files alone, would take columns for missing or deleted rows for there."""
+    is_mapped = table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none"
+    features = set(table.protocol().reader_features or ())
+    return (is_mapped or "deletionVectors" in features) and features <= _OF_QUERIES
+
+
+def _queried(table: DeltaTable, output: _Output, limit: int | None) -> pa.Table:
+    """The same as ``_take``, by the library's own engine."""
+    wanted = [f"{name} = '{value.replace(chr(39), chr(39) * 2)}'" for name, value in output.wanted]
+    where, most = f" WHERE {' AND '.join(wanted)}" if wanted else "", "" if limit is None else f" LIMIT {limit}"
+    found = pa.table(QueryBuilder().register("output", table).execute(f"SELECT * FROM output{where}{most}").read_all())
+    # Text comes as a view of text, which not everybody knows.
+    return found.cast(pa.schema(pa.schema(table.schema().to_arrow()), metadata={}))
 
 
 def _read_parquet(output: _Output, limit: int | None) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
-from lakescore import read, score
+from lakescore import read, score, session
 from lakescore.cli import main
 from lakescore.errors import InputError, LakescoreError
 from lakescore.result import ScoreResult
@@ -104,6 +104,26 @@ def test_large_whole_numbers_beside_nulls_come_back_exactly(
     result = score(config(model={"uri": linear_uri}), data=rows, spark=spark)
 
     assert set(read(result)["id"].dropna()) == {2**60 + 1, 3}
+
+
+def test_names_with_spaces_and_deleted_rows_are_read_without_spark(
+    spark: SparkSession, run: Score, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed = "columns.rename={id: 'patient (id)'}"
+    first = run(renamed, "columns.keys=['patient (id)']", "run.batch_id=at=1", "source.filter=id < 5")
+    second = run(renamed, "columns.keys=['patient (id)']", "run.batch_id=b", "source.filter=id >= 5", "source.limit=9")
+    place = f"delta.`{first.location}`"
+    spark.sql(f"ALTER TABLE {place} SET TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')")
+    spark.sql(f"DELETE FROM {place} WHERE `patient (id)` = 3")
+    everything = spark.read.format("delta").load(first.location).toPandas().sort_values("patient (id)", ignore_index=True)
+    monkeypatch.setattr(session, "open_session", None)
+
+    by_path = read(first.location)
+
+    assert sorted(read(first.run_id, tracking_uri=store)["patient (id)"]) == [0, 1, 2, 4]
+    assert (len(read(second)), len(read(second, limit=2)), len(everything)) == (9, 2, 13)
+    assert by_path["prediction"].notna().all()
+    pd.testing.assert_frame_equal(by_path.sort_values("patient (id)", ignore_index=True), everything, check_dtype=False)
 
 
 # --- what is refused
