@@ -47,7 +47,13 @@ _OWN_DEFAULTS = {
     "spark.ui.showConsoleProgress": "false",
     # The same times in the model's hands wherever the job runs.
     "spark.sql.session.timeZone": "UTC",
+    # The line of Python at which each column was made, for messages that become one line without it: of the time it takes to make one, it
+    # is three quarters, which shows with hundreds of columns.
+    "spark.python.sql.dataFrameDebugging.enabled": "false",
 }
+
+# Where all tasks are this machine's: of Delta's 50 for the log of a table, each takes longer to start than a usual log takes to read.
+_LOCAL_DEFAULTS = {"spark.databricks.delta.snapshotPartitions": "8"}
 
 # What Databricks' serverless compute says of most settings, whether they are read or set.
 _CLOSED_SETTING = "CONFIG_NOT_AVAILABLE"
@@ -70,7 +76,8 @@ _LASTING_CATALOG = {"spark.sql.catalogImplementation": "hive"}
 def open_session(config: SparkConfig, name: str, tables: bool = False) -> SparkSession:
     """The session that is there already (notebook, Databricks), else a new one; with a catalog that lasts where ``tables`` are named.
 
-    Precedence: spark-submit's ``--master`` and ``--conf`` and spark-defaults.conf > the configuration > our defaults.
+    Precedence: spark-submit's ``--master`` and ``--conf``, with spark-defaults.conf > the configuration > our defaults. Without
+    spark-submit, PySpark starts the JVM with the latter two, and spark-defaults.conf comes after them.
 
     Raises:
         PlatformError: Java is missing or too old, or Spark does not start.
@@ -111,14 +118,18 @@ def open_context(config: SparkConfig, name: str) -> SparkContext:
 
 def _settings(config: SparkConfig, tables: bool) -> dict[str, str]:
     """What a session of our own starts with."""
-    defaults = {**_OWN_DEFAULTS, **(_LASTING_CATALOG if tables else {})}
+    given: dict[str, str] = {}
     if under_spark_submit():
-        return _under_submit(config, defaults)
-    java.require_file()
-    master = config.master or os.environ.get("MASTER", "local")
+        SparkContext._ensure_initialized()
+        given = dict(SparkConf().getAll())
+        master = _submitted_master(config, given)
+    else:
+        java.require_file()
+        master = config.master or os.environ.get("MASTER", "local")
     _require_master(master)
     _use_own_python(master)
-    return {**({"spark.master": config.master} if config.master else {}), **_object_storage(config.conf), **defaults, **config.conf}
+    defaults = {**_OWN_DEFAULTS, **(_LOCAL_DEFAULTS if _is_local(master) else {}), **(_LASTING_CATALOG if tables else {})}
+    return _beside(given, config, defaults, master)
 
 
 @contextmanager
@@ -283,23 +294,20 @@ def _require_name() -> None:
         ) from None
 
 
-def _under_submit(config: SparkConfig, defaults: dict[str, str]) -> dict[str, str]:
-    SparkContext._ensure_initialized()
-    given, settings = dict(SparkConf().getAll()), {}
+def _beside(given: Mapping[str, str], config: SparkConfig, defaults: Mapping[str, str], master: str) -> dict[str, str]:
+    """What the settings that spark-submit was given leave to the configuration and to the defaults."""
+    settings = {}
     for key, value in {**defaults, **_object_storage({**given, **config.conf}), **config.conf}.items():
         if key not in given:
             settings[key] = value
         elif key in config.conf and given[key] != value:
             shown = (HIDDEN, HIDDEN) if is_secret_key(key) else (given[key], value)
             log.info("spark: %s=%s of spark-submit wins over the configuration's %s", key, *shown)
-    master = _submitted_master(config, given)
     if config.master and config.master != given.get("spark.master"):
         if master == config.master:
             settings["spark.master"] = master
         else:
             log.info("spark: --master %s of spark-submit wins over spark.master", master)
-    _require_master(master)
-    _use_own_python(master)
     return settings
 
 

@@ -131,7 +131,8 @@ def _serve(driver: Connection[Any, Any], job: Any, tasks: Sequence[Any], address
     except OSError as error:
         driver.send(("failed", _text(error)))
         return
-    with listener:
+    # The driver may have removed the folder with the socket in it by the time that this process sees that the driver is gone.
+    with contextlib.suppress(FileNotFoundError), listener:
         driver.send(("serving",))
         knocking: Any = listener._listener._socket  # type: ignore[attr-defined]
         while True:

@@ -55,7 +55,8 @@ class Beside:
         for folder in self._folders:
             with contextlib.suppress(OSError):
                 names |= {path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
-        return names - set(sys.stdlib_module_names) - set(metadata.packages_distributions()) - {"__main__", "lakescore"}
+        names -= {*sys.stdlib_module_names, "__main__", "lakescore"}
+        return names - set(metadata.packages_distributions()) if names else names  # which reads a file of each that is installed
 
     def _source(self, name: str) -> Path | None:
         """The file or top package that a newly imported module came from, if that lies directly in one of the folders."""
