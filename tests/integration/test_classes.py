@@ -11,6 +11,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from deltalake import DeltaTable
 from mlflow.models import infer_signature
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -73,7 +74,7 @@ def test_two_classes_give_the_second_ones_probability_and_its_label_from_the_thr
     result = score(settings, spark=spark)
 
     if output_format == "delta":
-        found = spark.read.format("delta").load(result.location).toPandas()
+        found = DeltaTable(result.location).to_pandas()
         assert found.columns[:3].tolist() == ["id", "logit_prob", "sentiment"]
     else:
         found = pd.DataFrame([json.loads(line) for line in Path(result.location).read_text().splitlines()])
@@ -93,7 +94,7 @@ def test_more_classes_give_the_largest_probability_and_its_label(spark: SparkSes
 
     result = score(settings, spark=spark)
 
-    found = spark.read.format("delta").load(result.location).toPandas().sort_values("id")
+    found = DeltaTable(result.location).to_pandas().sort_values("id")
     expected = model.predict_proba(frame)
     np.testing.assert_allclose(found["probability"], expected.max(axis=1), rtol=1e-12)
     assert found["label"].tolist() == [labels[i] for i in expected.argmax(axis=1)]

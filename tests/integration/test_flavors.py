@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
 
-from lakescore import score
+from lakescore import read, score
 from lakescore.errors import ConfigError, ModelError
 
 Make = Callable[..., dict[str, Any]]
@@ -125,7 +125,7 @@ def test_predictions_equal_the_loaded_models(
 
     result = score(settings, spark=spark)
 
-    rows = spark.read.format("delta").load(result.location).toPandas().sort_values("id")
+    rows = read(result).sort_values("id")
     model = mlflow.pyfunc.load_model(uri)
     inputs = iris[FEATURES].astype(np.float32).to_numpy() if model.metadata.get_input_schema().is_tensor_spec() else iris[FEATURES]
     expected = model.predict(inputs)
@@ -151,7 +151,7 @@ def test_outputs_of_a_multi_output_model_can_have_a_column_each(
 
     result = score(settings, spark=spark)
 
-    rows = spark.read.format("delta").load(result.location).toPandas().sort_values("id")
+    rows = read(result).sort_values("id")
     np.testing.assert_array_equal(rows["ratio_x10"], iris[FEATURES[0]] / iris[FEATURES[1]] * 10.0)
     assert rows["is_wide"].all()
 
@@ -164,7 +164,7 @@ def test_predict_proba_gives_an_array_of_one_probability_per_class(
 
     result = score(settings, spark=spark)
 
-    rows = spark.read.format("delta").load(result.location).toPandas().sort_values("id")
+    rows = read(result).sort_values("id")
     expected = mlflow.sklearn.load_model(uri).predict_proba(iris[FEATURES])
     np.testing.assert_array_equal(np.array(rows["prediction"].tolist()), expected)
 

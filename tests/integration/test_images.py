@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from deltalake import DeltaTable
 from mlflow.models import ModelSignature, infer_signature
 from mlflow.types.schema import ColSpec, DataType, Schema, TensorSpec
 from PIL import Image
@@ -101,8 +102,8 @@ def mean_uri(store: str) -> str:
         return str(mlflow.pyfunc.log_model(name="model", python_model=Mean(), signature=signature, pip_requirements=[]).model_uri)
 
 
-def written(spark: SparkSession, location: str) -> pd.DataFrame:
-    return spark.read.format("delta").load(location).toPandas().sort_values("path").reset_index(drop=True)
+def written(location: str) -> pd.DataFrame:
+    return DeltaTable(location).to_pandas().sort_values("path").reset_index(drop=True)
 
 
 def test_a_network_scores_a_folder_of_images(
@@ -112,7 +113,7 @@ def test_a_network_scores_a_folder_of_images(
 
     result = score(settings, spark=spark)
 
-    rows = written(spark, result.location)
+    rows = written(result.location)
     assert result.rows_written == len(rows) == 1_797
     assert rows.columns[:4].tolist() == ["path", "modified_at", "size", "prediction"]
     assert rows["path"].tolist() == list(arrays)
@@ -132,7 +133,7 @@ def test_at_equal_batches_the_networks_predictions_are_equal_bit_for_bit(
         model={"uri": cnn_uri}, source={"path": str(digits / "7"), "format": "images", "image": PIXELS}, scoring={"batch_size": 1}
     )
 
-    rows = written(spark, score(settings, spark=spark).location)
+    rows = written(score(settings, spark=spark).location)
 
     model = mlflow.pyfunc.load_model(cnn_uri)
     assert len(rows) == 179
@@ -147,7 +148,7 @@ def test_the_array_is_the_tensor_whatever_dimensions_are_open(
         Image.effect_noise((40, 30), 50).convert("RGB").rotate(i).save(tmp_path / f"{i}.jpg")
     settings = config(model={"uri": mean_uri}, source={"path": f"{tmp_path}/*.jpg", "format": "images", "image": {"size": [30, 40]}})
 
-    rows = written(spark, score(settings, spark=spark).location)
+    rows = written(score(settings, spark=spark).location)
 
     for path, prediction in zip(rows["path"], rows["prediction"], strict=True):
         pixels = np.asarray(Image.open(path), np.float32).transpose(2, 0, 1)
@@ -172,7 +173,7 @@ def test_a_model_of_flat_pixels_scores_images(
         ).model_uri
     settings = config(model={"uri": uri}, source={"path": str(digits / "0"), "format": "images", "image": PIXELS})
 
-    rows = written(spark, score(settings, spark=spark).location)
+    rows = written(score(settings, spark=spark).location)
 
     expected = mlflow.pyfunc.load_model(uri).predict(np.stack([arrays[path].ravel() for path in rows["path"]]))
     assert rows["prediction"].tolist() == list(expected)
@@ -194,7 +195,7 @@ def test_a_model_with_a_column_of_another_name_gets_the_bytes(spark: SparkSessio
     settings["output"]["columns"] = ["path", "image"]
 
     assert [str(one) for one in dry_run(settings, spark=spark).alignment.inputs] == ["photo: binary (column image)"]
-    rows = written(spark, score(settings, spark=spark).location)
+    rows = written(score(settings, spark=spark).location)
 
     assert rows.columns[:3].tolist() == ["path", "image", "prediction"]
     assert all(bytes(image) == Path(path).read_bytes() for path, image in zip(rows["path"], rows["image"], strict=True))
@@ -255,7 +256,7 @@ def test_broken_images_are_quarantined_and_scored_by_a_replay_after_they_are_men
     )
 
     first = score(settings, spark=spark)
-    failed = spark.read.format("delta").load(str(first.quarantine)).toPandas()
+    failed = DeltaTable(str(first.quarantine)).to_pandas()
     for name in broken:
         (folder / name).write_bytes(whole[name])
     second = replay(settings, spark=spark)
@@ -266,7 +267,7 @@ def test_broken_images_are_quarantined_and_scored_by_a_replay_after_they_are_men
         f"source.path: {folder}/{name}" for name in broken
     ]
     assert (second.batch_id, second.rows_scored, second.rows_quarantined) == ("b.replay", 3, 0)
-    assert written(spark, first.location)["path"].tolist() == [f"{folder}/{name}" for name in whole]
+    assert written(first.location)["path"].tolist() == [f"{folder}/{name}" for name in whole]
 
 
 def _log_length() -> str:

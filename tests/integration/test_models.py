@@ -11,6 +11,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from deltalake import DeltaTable
 from mlflow.entities import LoggedModel
 from mlflow.models import infer_signature
 from pyspark.sql import SparkSession
@@ -194,7 +195,7 @@ class TestWithoutSignature:
 
         location = score(settings, spark=spark).location
 
-        rows = spark.read.format("delta").load(location).toPandas().sort_values("id")
+        rows = DeltaTable(location).to_pandas().sort_values("id")
         np.testing.assert_array_equal(rows["prediction"], mlflow.pyfunc.load_model(uri).predict(diabetes[features]))
 
 
@@ -267,7 +268,7 @@ def test_nan_and_infinite_predictions_are_written_and_counted(spark: SparkSessio
     result = score(config(model={"uri": uri}, source={"rows": frame.to_dict("records")}), spark=spark)
 
     assert result.counts == {"null": 0, "nan": 1, "infinite": 1}
-    rows = spark.read.format("delta").load(result.location).toPandas().sort_values(["a", "b"])
+    rows = DeltaTable(result.location).to_pandas().sort_values(["a", "b"])
     np.testing.assert_array_equal(rows["prediction"], [np.nan, np.inf, 1.5])
 
 

@@ -11,6 +11,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from deltalake import DeltaTable
 from mlflow.models import ModelSignature, infer_signature
 from pyspark.sql import SparkSession
 
@@ -69,8 +70,8 @@ def _run(spark: SparkSession, settings: dict[str, Any], *overrides: str) -> Scor
     return score(settings, overrides=overrides, spark=spark)
 
 
-def _table(spark: SparkSession, location: str, format_: str = "delta") -> pd.DataFrame:
-    return spark.read.format(format_).load(location).toPandas()
+def _table(location: str, format_: str = "delta") -> pd.DataFrame:
+    return DeltaTable(location).to_pandas() if format_ == "delta" else pd.read_parquet(location)
 
 
 def test_a_row_that_breaks_the_model_is_named_by_its_key_and_nothing_is_written(spark: SparkSession, settings: dict[str, Any]) -> None:
@@ -96,11 +97,11 @@ def test_exactly_the_bad_rows_are_quarantined_and_all_others_scored(
     result = _run(spark, settings, "errors.on_row_error=quarantine", f"output.format={output_format}", f"scoring.batch_size={batch_size}")
 
     assert (result.rows_read, result.rows_scored, result.rows_written, result.rows_quarantined) == (10_000, 9_997, 9_997, 3)
-    written = _table(spark, result.location, output_format)
+    written = _table(result.location, output_format)
     assert sorted(written["x"]) == [float(x) for x in range(10_000) if x not in BAD]
     assert (written["prediction"] == written["x"] * 2).all()
     assert result.quarantine == f"{result.location}_quarantine"
-    bad = _table(spark, str(result.quarantine), output_format).sort_values("error_message").reset_index(drop=True)
+    bad = _table(str(result.quarantine), output_format).sort_values("error_message").reset_index(drop=True)
     assert sorted(bad["id"]) == sorted(f"row-{x}" for x in BAD)
     assert set(bad["error_class"]) == {"ValueError"}
     assert sorted(bad["error_message"]) == sorted(f"no such x: {x}" for x in BAD)
@@ -146,8 +147,8 @@ def test_a_replaced_batch_has_no_quarantine_of_the_one_before(spark: SparkSessio
     second = _run(spark, settings, "errors.on_row_error=quarantine", "run.on_rerun=replace", f"model.uri={good_uri}")
 
     assert (second.rows_scored, second.rows_quarantined, second.quarantine) == (10_000, 0, None)
-    assert len(_table(spark, str(first.quarantine))) == 0
-    assert len(_table(spark, second.location)) == 10_000
+    assert len(_table(str(first.quarantine))) == 0
+    assert len(_table(second.location)) == 10_000
 
 
 def test_a_run_that_comes_second_leaves_the_quarantine_of_the_first(
@@ -165,7 +166,7 @@ def test_a_run_that_comes_second_leaves_the_quarantine_of_the_first(
     second = _run(spark, settings, "errors.on_row_error=quarantine", f"model.uri={good_uri}")
 
     assert (first[0].outcome, first[0].rows_quarantined, second.outcome) == ("scored", 3, "skipped")
-    bad = _table(spark, str(first[0].quarantine))
+    bad = _table(str(first[0].quarantine))
     assert sorted(bad["run_id"]).count(first[0].run_id) == 3
 
 
@@ -181,7 +182,7 @@ def test_a_batch_of_another_output_in_the_same_quarantine_is_not_replaced(spark:
         f"errors.quarantine: {folder}_quarantine has rows of the batch night of another output, {folder}/a.jsonl, which would be replaced; "
         "give each output its own errors.quarantine, or each batch an ID of its own (run.batch_id)"
     )
-    assert set(_table(spark, f"{folder}_quarantine")["run_id"]) == {first.run_id}
+    assert set(_table(f"{folder}_quarantine")["run_id"]) == {first.run_id}
     assert _run(spark, settings, *given, "output.file=a.jsonl", "run.on_rerun=replace").rows_quarantined == 3
 
 
@@ -207,7 +208,7 @@ def test_values_that_do_not_parse_and_null_integers_are_quarantined_and_change_n
 
     written = spark.read.format("delta").load(result.location)
     assert {row["id"]: row["prediction"] for row in written.collect()} == {"a": 11, "d": large}
-    bad = _table(spark, str(result.quarantine)).set_index("id")["error_message"].to_dict()
+    bad = _table(str(result.quarantine)).set_index("id")["error_message"].to_dict()
     assert bad == {
         "b": "column 'n' is null, and the model's signature declares it an integer",
         "c": "column 'x': 'thirty' is not a value of type double, which is needed",
@@ -306,12 +307,12 @@ def test_a_replay_after_the_fix_completes_the_batch_once(
 
     assert (second.batch_id, second.rows_scored, second.rows_quarantined, second.score_date) == ("night.replay", 3, 0, "2026-01-31")
     assert third.outcome == "skipped"
-    written = _table(spark, first.location, output_format)
+    written = _table(first.location, output_format)
     assert sorted(written["x"]) == [float(x) for x in range(10_000)]
     assert (written["prediction"] == written["x"] * 2).all()
     with pytest.raises(OutputError, match=r"run\.on_rerun: .* were replayed as night\.replay and would be there twice"):
         _run(spark, settings, *quarantining, f"model.uri={good_uri}", "run.on_rerun=replace")
-    assert len(_table(spark, first.location, output_format)) == 10_000
+    assert len(_table(first.location, output_format)) == 10_000
 
 
 def test_a_replay_of_a_file_of_rows_is_a_file_beside_it(spark: SparkSession, settings: dict[str, Any], good_uri: str) -> None:

@@ -23,6 +23,7 @@ import pytest
 import skops.io
 import torch
 import xgboost
+from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 from skl2onnx import to_onnx
 from sklearn.compose import make_column_transformer
@@ -214,7 +215,7 @@ def made(request: pytest.FixtureRequest, iris: pd.DataFrame, tmp_path: Path) -> 
 
 def _scored(spark: SparkSession, settings: dict[str, Any]) -> tuple[Any, pd.DataFrame]:
     result = score(settings, spark=spark)
-    return result, spark.read.format("delta").load(result.location).toPandas().sort_values("id")
+    return result, DeltaTable(result.location).to_pandas().sort_values("id")
 
 
 def _assert_equal(written: pd.Series, expected: Any) -> None:

@@ -236,7 +236,7 @@ def test_a_model_by_path_and_uuid_scores(
         )
         result = score(settings, spark=spark)
         assert result.model_uri == f"file://{folder}/model.pkl"
-        written.append(spark.read.format("delta").load(result.location).toPandas().sort_values("id")["prediction"].tolist())
+        written.append(DeltaTable(result.location).to_pandas().sort_values("id")["prediction"].tolist())
 
     expected = LinearRegression().fit(rows[["rooms", "floor"]], rows["rent"]).predict(rows[["rooms", "floor"]])
     assert written == [expected.tolist()] * 2

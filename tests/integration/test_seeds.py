@@ -21,6 +21,7 @@ import pandas as pd
 import pytest
 import torch
 import xgboost
+from deltalake import DeltaTable
 from PIL import Image
 from pyspark.sql import SparkSession
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris
@@ -473,7 +474,7 @@ def test_failed_files_up_to_the_threshold_are_counted_and_the_others_published(
     df = as_in_the_article()
     broken = {f"{i}.csv" for i in range(10)}
     assert dict(zip(df["File"], df["Prediction"], strict=True)) == {k: v for k, v in batch_data.items() if k not in broken}
-    failed = spark.read.format("delta").load(str(tmp_path / "results_quarantine")).toPandas()
+    failed = DeltaTable(str(tmp_path / "results_quarantine")).to_pandas()
     assert {Path(json.loads(row)["path"]).name for row in failed["payload"]} == broken
     assert failed["error_message"].str.contains("X has 3 features, but LogisticRegression is expecting 64 features").all()
 

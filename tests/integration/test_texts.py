@@ -11,6 +11,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from deltalake import DeltaTable
 from mlflow.models import ModelSignature, infer_signature
 from pyspark.sql import SparkSession
 from sklearn.compose import ColumnTransformer
@@ -78,8 +79,8 @@ def array_uri(texts: dict[str, str], kind: str) -> str:
     return log(pipeline, infer_signature(array, pipeline.predict(array)))
 
 
-def written(spark: SparkSession, location: str) -> pd.DataFrame:
-    return spark.read.format("delta").load(location).toPandas().sort_values("path").reset_index(drop=True)
+def written(location: str) -> pd.DataFrame:
+    return DeltaTable(location).to_pandas().sort_values("path").reset_index(drop=True)
 
 
 def test_a_pipeline_gives_each_file_its_class(
@@ -87,7 +88,7 @@ def test_a_pipeline_gives_each_file_its_class(
 ) -> None:
     settings = config(model={"uri": column_uri}, source={"path": str(reviews), "format": "text_files"})
 
-    rows = written(spark, score(settings, spark=spark).location)
+    rows = written(score(settings, spark=spark).location)
 
     expected = mlflow.pyfunc.load_model(column_uri).predict(pd.DataFrame({"review": list(texts.values())}))
     assert rows["path"].tolist() == list(texts)
@@ -105,7 +106,7 @@ def test_predict_proba_gives_each_file_its_probabilities(
     )
     settings["output"]["columns"] = ["path", "review"]
 
-    rows = written(spark, score(settings, spark=spark).location)
+    rows = written(score(settings, spark=spark).location)
 
     expected = mlflow.sklearn.load_model(column_uri).predict_proba(pd.DataFrame({"review": list(texts.values())}))
     np.testing.assert_array_equal(np.stack(rows["prediction"].tolist()), expected)
@@ -119,7 +120,7 @@ def test_a_pipeline_over_plain_texts_needs_no_name(
     uri = array_uri(texts, kind)
     settings = config(model={"uri": uri}, source={"path": str(reviews), "format": "text_files"})
 
-    rows = written(spark, score(settings, spark=spark).location)
+    rows = written(score(settings, spark=spark).location)
 
     expected = mlflow.pyfunc.load_model(uri).predict(np.array(list(texts.values()), dtype=kind))
     assert rows["prediction"].tolist() == list(expected)
@@ -165,7 +166,7 @@ def test_a_file_in_another_encoding_is_quarantined(spark: SparkSession, config: 
 
     result = score(settings, spark=spark)
 
-    assert written(spark, result.location)[["path", "text"]].to_numpy().tolist() == [[f"{tmp_path}/a.txt", "The plot was warm."]]
+    assert written(result.location)[["path", "text"]].to_numpy().tolist() == [[f"{tmp_path}/a.txt", "The plot was warm."]]
     (failed,) = spark.read.format("delta").load(str(result.quarantine)).collect()
     assert failed.error_message.startswith(f"source.path: {tmp_path}/b.txt is no UTF-8 text (byte 0xe9 at position 7)")
     assert json.loads(failed.payload)["path"] == f"{tmp_path}/b.txt"
