@@ -241,6 +241,7 @@ def test_executors_score_with_the_python_of_an_archive_and_without_lakescore(
     assert 0 < metrics["drift_metric"] < 0.1
 
 
+@pytest.mark.long
 def test_a_driver_has_lakescore_from_py_files(
     cluster: Cluster,
     submit: Callable[..., subprocess.CompletedProcess[str]],
@@ -314,6 +315,7 @@ def test_a_library_that_executors_lack_is_one_line(
     assert not (workplace / "out").exists()
 
 
+@pytest.mark.long
 def test_a_job_that_waits_for_executors_says_so(cluster: Cluster, starving: Job) -> None:
     said = (
         f"WARNING lakescore.session: spark: {cluster.url} has started no executor in 15 s; the job waits for one, which takes free cores "

@@ -347,8 +347,8 @@ def test_the_fields_of_json_have_no_order_for_inputs_without_names(
     )
     for batch_id, given in (("a", "columns.select=[sepal, petal, age]"), ("b", "source.schema='sepal double, petal double, age double'")):
         result = score(settings, overrides=[given, f"run.batch_id={batch_id}"], spark=spark)
-        found = spark.read.format("delta").load(result.location).where(f"batch_id = '{batch_id}'").toPandas()
-        assert found["prediction"].tolist() == pytest.approx([540.0])
+        found = DeltaTable(result.location).to_pandas()
+        assert found.loc[found["batch_id"] == batch_id, "prediction"].tolist() == pytest.approx([540.0])
 
 
 def test_inputs_without_names_of_another_number_are_refused(spark: SparkSession) -> None:

@@ -238,7 +238,7 @@ def test_a_broken_image_stops_the_run_by_name_and_nothing_is_written(
     assert not Path(settings["output"]["path"]).exists()
 
 
-@pytest.mark.parametrize("kind", ["array", "bytes"])
+@pytest.mark.parametrize("kind", [pytest.param("array", marks=pytest.mark.long), "bytes"])
 def test_broken_images_are_quarantined_and_scored_by_a_replay_after_they_are_mended(
     spark: SparkSession, config: Make, cnn_uri: str, digits: Path, tmp_path: Path, kind: str
 ) -> None:

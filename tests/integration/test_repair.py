@@ -88,6 +88,7 @@ def test_after_optimize_only_its_rows_are_deleted(spark: SparkSession, run: Scor
     assert look().findings == ()
 
 
+@pytest.mark.long
 def test_a_table_with_deletion_vectors_is_counted_and_changed_by_spark(
     spark: SparkSession, run: Score, look: Callable[..., Checkup]
 ) -> None:
@@ -158,6 +159,7 @@ def test_a_file_of_rows_is_deleted_and_written_again(
     ]
 
 
+@pytest.mark.long
 def test_a_table_of_the_catalog(spark: SparkSession, settings: dict[str, Any], store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings["output"] = {"table": "default.repaired"}
     client, real, asked = mlflow.MlflowClient(store), TableSink._history, []

@@ -393,11 +393,8 @@ def test_of_two_runs_of_a_batch_the_first_one_stays(run: Score, file: Path, monk
     assert len(_files(file.parent)) == 2
 
 
-@pytest.mark.parametrize(
-    ("output_format", "at"),
-    [("jsonl", "publish_as"), pytest.param("append_row", "_tidy", marks=pytest.mark.long)],
-    indirect=["output_format"],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("output_format", "at"), [("jsonl", "publish_as"), ("append_row", "_tidy")], indirect=["output_format"])
 def test_a_killed_run_leaves_the_whole_file_or_none(
     run: Score, file: Path, store: str, linear_uri: str, diabetes_path: Path, tmp_path: Path, output_format: str, at: str
 ) -> None:
