@@ -202,7 +202,7 @@ def _field(one: Input, problems: Problems) -> Column:
     if problems is None or one.column is None or not isinstance(one.feature.type, _INTEGERS):
         return value
     # Pandas could hold the null only by making the other rows' integers floats.
-    problems.append(F.when(value.isNull(), F.lit(f"column {one.column!r} is null, and the model's signature declares it an integer")))
+    problems.append(F.when(value.isNull(), F.lit(f"column {one.column!r} is null, and the model takes it as an integer")))
     return F.coalesce(value, F.lit(0).cast(one.feature.type))
 
 
@@ -307,14 +307,15 @@ def _inputs(
         inputs = [
             Input(feature, content, types[str(content)])
             if feature is fed
-            else _named_input(feature, types, every, labels, all_names, spare)
+            else _named_input(feature, types, every, labels, all_names, spare, [one.name for one in missing])
             for feature in signature.features
         ]
     elif signature.names:
         # The model knows its inputs by name and takes them as they are.
         spare = [name for name in all_names if name not in signature.names]
         wanted = [Feature(name, every or types.get(name, T.NullType())) for name in signature.names]
-        inputs = [_named_input(feature, types, every, labels, all_names, spare) for feature in wanted]
+        absent = [feature.name for feature in wanted if feature.name not in all_names]
+        inputs = [_named_input(feature, types, every, labels, all_names, spare, absent) for feature in wanted]
     elif signature.unnamed is not None:
         unnamed = signature.unnamed
         is_array = len(candidates) == 1 and isinstance(types[candidates[0]], T.ArrayType)
@@ -341,6 +342,7 @@ def _named_input(
     labels: Sequence[str],
     all_names: Sequence[str],
     spare: Sequence[str],
+    missing: Sequence[str],
 ) -> Input:
     if feature.name in labels:
         raise ConfigError(f"columns.labels: {feature.name!r} is an input of the model and cannot be a label")
@@ -354,7 +356,7 @@ def _named_input(
         return Input(feature, None, None)
     raise InputError(
         f"the source has no column {feature.name!r}{_of_type(feature.type)}, which the model needs."
-        + (_rename_hint(feature.name, spare) or f" The source has {listing(all_names, 12)}.")
+        + (_rename_hint(feature.name, spare, missing) or f" The source has {listing(all_names, 12)}.")
     )
 
 
@@ -367,9 +369,19 @@ def _of_type(kind: T.DataType) -> str:
     return "" if isinstance(kind, T.NullType) else f" ({kind.simpleString()})"
 
 
-def _rename_hint(name: str, spare: Sequence[str]) -> str:
+def _rename_hint(name: str, spare: Sequence[str], missing: Sequence[str]) -> str:
+    """The nearest column, and how all that are missing are renamed: LightGBM, for one, writes each blank in a name as an underscore."""
     near = nearest(name, spare)
-    return f" Did you mean {near!r}?{look_alikes(name, near)} If so: columns.rename={{{near}: {name}}}." if near else ""
+    if not near:
+        return ""
+    pairs, left = {near: name}, [one for one in spare if one != near]
+    for other in missing:
+        found = nearest(other, left) if other != name else None
+        if found:
+            pairs[found] = other
+            left.remove(found)
+    renames = ", ".join(f"{old}: {new}" for old, new in pairs.items())
+    return f" Did you mean {near!r}?{look_alikes(name, near)} If so: columns.rename={{{renames}}}."
 
 
 def _unnamed_inputs(

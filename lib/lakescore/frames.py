@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
 from typing import Any
 
 import pandas as pd
@@ -121,6 +122,23 @@ def _is_spark(data: Any) -> bool:
     return isinstance(data, DataFrame) or type(data).__module__.startswith("pyspark.sql.connect.")
 
 
+def refuse_mixed_times(what: str, values: Iterable[Any]) -> None:
+    """Arrow would cut times off where dates are among them, and take times without a zone for UTC.
+
+    Raises:
+        InputError: begins with ``what``.
+    """
+    kinds = {_kind_of_time(value) for value in values if isinstance(value, date)}
+    if len(kinds) > 1:
+        raise InputError(f"{what} mixes {' and '.join(sorted(kinds))}; give values of one kind")
+
+
+def _kind_of_time(value: date) -> str:
+    if not isinstance(value, datetime):
+        return "dates"
+    return "times without a zone" if value.tzinfo is None else "times with a zone"
+
+
 def _from_pandas(frame: pd.DataFrame) -> pa.Table:
     if isinstance(frame.columns, pd.MultiIndex):
         raise InputError("data: its columns have several levels; give each one name, for example by frame.columns.map('_'.join)")
@@ -129,6 +147,10 @@ def _from_pandas(frame: pd.DataFrame) -> pa.Table:
         values = frame.iloc[:, position]
         if isinstance(values.dtype, pd.SparseDtype):
             values = values.astype(values.dtype.subtype)
+        if values.dtype == object:
+            present = values.dropna()
+            if len(present) and isinstance(present.iloc[0], date):
+                refuse_mixed_times(f"data: column {str(name)!r}", present)
         try:
             arrays.append(pa.Array.from_pandas(values))
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:

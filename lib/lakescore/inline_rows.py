@@ -6,7 +6,6 @@ Types come from the values (an integer among floats is a float), or from ``sourc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
 from typing import Any
 
 import numpy as np
@@ -103,21 +102,8 @@ def _refuse_same_names(row: Mapping[Any, Any]) -> None:
         raise InputError(f"source.rows: the name {twice!r} is there twice, as text and as a number")
 
 
-def _refuse_mixed_times(name: str, values: list[Any]) -> None:
-    """Arrow would cut times off where dates are among them, and take times without a zone for UTC."""
-    kinds = {_kind_of_time(value) for value in values if isinstance(value, date)}
-    if len(kinds) > 1:
-        raise InputError(f"source.rows: column {name!r} mixes {' and '.join(sorted(kinds))}; give values of one kind")
-
-
-def _kind_of_time(value: date) -> str:
-    if not isinstance(value, datetime):
-        return "dates"
-    return "times without a zone" if value.tzinfo is None else "times with a zone"
-
-
 def _array(name: str, values: list[Any], kind: pa.DataType | None) -> pa.Array:
-    _refuse_mixed_times(name, values)
+    frames.refuse_mixed_times(f"source.rows: column {name!r}", values)
     try:
         array = pa.array(values) if values or kind is not None else pa.array([], pa.string())
         return array if kind is None else array.cast(kind)

@@ -24,8 +24,7 @@ from typing import Any, overload
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
-from deltalake import DeltaTable, QueryBuilder
-from deltalake.exceptions import DeltaError
+from deltalake import DeltaTable
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -34,12 +33,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lakescore import session, storage, tracking
+from lakescore import delta_rows, session, storage, tracking
 from lakescore.catalog import quote_table
 from lakescore.config import ROW_FILES, SparkConfig, TrackingConfig
 from lakescore.errors import ConfigError, InputError, did_you_mean
 from lakescore.failures import translated
-from lakescore.schema import BATCH, PARTITION
+from lakescore.schema import BATCH, PARTITION, RUN
 from lakescore.sinks import journal
 from lakescore.sinks.row_text import SEPARATOR, TIME
 from lakescore.sinks.rows import read_record
@@ -48,8 +47,14 @@ from lakescore.storage import Location
 log = logging.getLogger(__name__)
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
-# Of what a Delta table can ask of its readers, what the queries of deltalake know; Spark reads a table with more.
-_OF_QUERIES = {"columnMapping", "deletionVectors", "timestampNtz"}
+_NULLABLE = {
+    pa.int8(): pd.Int8Dtype(),
+    pa.int16(): pd.Int16Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+}
+# A Parquet file of a session that was there has times as INT96, unless it was told otherwise: as nanoseconds, far ones become others.
+_FILES = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit="us"))
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,9 @@ class _Output:
         return self.format == "delta" and "/" not in self.location
 
     @property
-    def wanted(self) -> list[tuple[str, str]]:
+    def wanted(self) -> dict[str, str]:
         """Columns and the values that the rows have in them."""
-        return [(name, value) for name, value in ((BATCH, self.batch_id), ("run_id", self.run_id)) if value is not None]
+        return {name: value for name, value in ((BATCH, self.batch_id), (RUN, self.run_id)) if value is not None}
 
 
 @overload
@@ -95,11 +100,11 @@ def read(what: Any, *, limit: int | None = None, tracking_uri: str | None = None
     if getattr(what, "run_id", None) == "":
         raise InputError(f"read: the run found nothing new to score; read({str(what.location)!r}) gives all that is there")
     output = _find(getattr(what, "run_id", None) or str(what), tracking_uri)
-    if output.format in ROW_FILES:
-        return _read_row_file(output, limit, spark)
-    if spark is not None:
+    if spark is not None and output.format not in ROW_FILES:
         return _with_spark(spark, output, limit)
     with translated(f"read: {output.location}", InputError):
+        if output.format in ROW_FILES:
+            return _read_row_file(output, limit, spark)
         return _read_parquet(output, limit) if output.format == "parquet" else _read_delta(output, limit)
 
 
@@ -196,7 +201,7 @@ def _first(rows: DataFrame, limit: int | None) -> DataFrame:
 
 
 def _filter(output: _Output) -> Any:
-    found = [ds.field(name) == value for name, value in output.wanted]
+    found = [ds.field(name) == value for name, value in output.wanted.items()]
     return None if not found else found[0] if len(found) == 1 else found[0] & found[1]
 
 
@@ -210,44 +215,36 @@ def _as_pandas(table: pa.Table, output: _Output, limit: int | None) -> pd.DataFr
         raise _gone(output)
     frame: pd.DataFrame = table.to_pandas()
     for field in table.schema:
+        column = table.column(field.name)
         # As doubles, which pandas takes beside nulls, large ones would be rounded.
-        if field.type == pa.int64() and table.column(field.name).null_count:
-            frame[field.name] = table.column(field.name).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+        if pa.types.is_integer(field.type) and column.null_count:
+            frame[field.name] = column.to_pandas(types_mapper=_NULLABLE.get)
+        elif pa.types.is_nested(field.type) and any(map(_has_null_integers, column.chunks)):
+            frame[field.name] = pd.Series(column.to_pylist(), index=frame.index, dtype=object)
     return frame
+
+
+def _has_null_integers(array: pa.Array) -> bool:
+    """Whether there are integers in nested values, and nulls among them."""
+    if pa.types.is_integer(array.type):
+        return bool(array.null_count)
+    if pa.types.is_struct(array.type):
+        return any(map(_has_null_integers, array.flatten()))
+    if pa.types.is_map(array.type):
+        return _has_null_integers(array.items)
+    return hasattr(array, "flatten") and pa.types.is_nested(array.type) and _has_null_integers(array.flatten())
 
 
 def _read_delta(output: _Output, limit: int | None) -> pd.DataFrame:
     if not output.is_table:
         _require(output)
-        try:
-            table = DeltaTable(output.location, storage_options=storage.delta_options(output.location))
-            if _needs_query(table):
-                return _as_pandas(_queried(table, output, limit), output, limit)
-            dataset = table.to_pyarrow_dataset()
-        except DeltaError as error:
-            # A table that asks for more than the library reads.
-            log.info("read: %s is read by Spark: %s", output.location, str(error).splitlines()[0])
-        else:
-            return _take(dataset, output, limit)
+        table = DeltaTable(output.location, storage_options=storage.delta_options(output.location))
+        odd = delta_rows.refusal(table)
+        if not odd:
+            return _as_pandas(delta_rows.query(table, output.wanted, limit), output, limit)
+        log.info("read: %s is read by Spark: %s", output.location, odd)
     spark = session.open_session(SparkConfig(), "lakescore-read")
-    frame: pd.DataFrame = _with_spark(spark, output, limit).toPandas()
-    return frame
-
-
-def _needs_query(table: DeltaTable) -> bool:
-    """Whether pyarrow, which looks at the files alone, would take columns for missing or deleted rows for there."""
-    is_mapped = table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none"
-    features = set(table.protocol().reader_features or ())
-    return (is_mapped or "deletionVectors" in features) and features <= _OF_QUERIES
-
-
-def _queried(table: DeltaTable, output: _Output, limit: int | None) -> pa.Table:
-    """The same as ``_take``, by the library's own engine."""
-    wanted = [f"{name} = '{value.replace(chr(39), chr(39) * 2)}'" for name, value in output.wanted]
-    where, most = f" WHERE {' AND '.join(wanted)}" if wanted else "", "" if limit is None else f" LIMIT {limit}"
-    found = pa.table(QueryBuilder().register("output", table).execute(f"SELECT * FROM output{where}{most}").read_all())
-    # Text comes as a view of text, which not everybody knows.
-    return found.cast(pa.schema(pa.schema(table.schema().to_arrow()), metadata={}))
+    return _as_pandas(_with_spark(spark, output, limit).toArrow(), output, limit)
 
 
 def _read_parquet(output: _Output, limit: int | None) -> pd.DataFrame:
@@ -270,11 +267,20 @@ def _dataset(root: Location, output: _Output) -> ds.Dataset:
     if not files:
         raise _gone(output) if output.run_id is not None else InputError(f"read: {output.location}: there is no batch that is complete")
     made = ds.FileSystemDatasetFactory(
-        root.fs, files, ds.ParquetFileFormat(), ds.FileSystemFactoryOptions(partition_base_dir=root.path, partitioning=partitioning)
+        root.fs, files, _FILES, ds.FileSystemFactoryOptions(partition_base_dir=root.path, partitioning=partitioning)
     )
     # Batches may have columns that others have not (output.merge_schema).
-    schema = made.inspect(promote_options="permissive", fragments=None)
-    return made.finish(schema)
+    schemas = [_written(_FILES.make_fragment(file, root.fs)) for file in files]
+    return made.finish(pa.unify_schemas([*schemas, partitioning.schema], promote_options="permissive"))
+
+
+def _written(file: ds.ParquetFileFragment) -> pa.Schema:
+    """The columns of a file; INT96, which says nothing of zones, is a moment for Spark."""
+    schema, leaves = file.physical_schema, file.metadata.schema
+    for leaf in map(leaves.column, range(len(leaves))):
+        if leaf.physical_type == "INT96" and leaf.path in schema.names:
+            schema = schema.set(schema.get_field_index(leaf.path), pa.field(leaf.path, pa.timestamp("us", "UTC")))
+    return schema
 
 
 # --- row files
@@ -304,7 +310,7 @@ def _read_row_file(output: _Output, limit: int | None, spark: SparkSession | Non
 def _json_lines(stream: Any, schema: T.StructType, limit: int | None) -> pd.DataFrame:
     text = io.TextIOWrapper(stream, encoding="utf-8", newline="\n")
     # A decimal keeps its digits; the floats beside it are made of theirs.
-    exact = Decimal if any(isinstance(field.dataType, T.DecimalType) for field in schema.fields) else float
+    exact = Decimal if _has_decimals(schema) else float
     rows = [json.loads(line, parse_float=exact) for line in islice(text, limit)]
     frame: pd.DataFrame = pd.DataFrame(rows, columns=schema.names, dtype=object)
     return frame
@@ -330,23 +336,57 @@ def _is_text(kind: T.DataType) -> bool:
     return isinstance(kind, (T.StructType, T.ArrayType, T.MapType, T.BinaryType))
 
 
+def _has_decimals(kind: T.DataType) -> bool:
+    if isinstance(kind, T.StructType):
+        return any(_has_decimals(field.dataType) for field in kind.fields)
+    if isinstance(kind, T.MapType):
+        return _has_decimals(kind.valueType)
+    return _has_decimals(kind.elementType) if isinstance(kind, T.ArrayType) else isinstance(kind, T.DecimalType)
+
+
+def _nested(value: Any, kind: T.DataType) -> Any:
+    """A nested value of a JSON line whose numbers were taken for decimals: the floats among them as such."""
+    if value is None:
+        return None
+    if isinstance(kind, T.StructType):
+        kinds = {field.name: field.dataType for field in kind.fields}
+        return {name: _nested(one, kinds[name]) for name, one in value.items()}
+    if isinstance(kind, T.MapType):
+        return {name: _nested(one, kind.valueType) for name, one in value.items()}
+    if isinstance(kind, T.ArrayType):
+        return [_nested(one, kind.elementType) for one in value]
+    if isinstance(kind, T.DecimalType):
+        return Decimal(value)
+    return float(value) if isinstance(kind, (T.DoubleType, T.FloatType)) else value
+
+
+def _moments(values: pd.Series, zone: str | None) -> pd.Series:
+    """Texts as times; to the microsecond, which has years up to 9999, unlike pandas' own nanoseconds."""
+    times = pa.array(values, pa.string(), from_pandas=True).cast(pa.timestamp("us", zone))
+    found: pd.Series[Any] = times.to_pandas().set_axis(values.index)
+    return found
+
+
 def _typed(frame: pd.DataFrame, schema: T.StructType) -> pd.DataFrame:
     """Numbers, dates and times as such; all else stays the text or the nested value that the file has."""
+    is_exact = _has_decimals(schema)
     for field in schema.fields:
         values, kind = frame[field.name], field.dataType
         if isinstance(kind, (T.DoubleType, T.FloatType)):
             frame[field.name] = values.map(lambda value: None if value is None else float(value)).astype("float64")
         elif isinstance(kind, (T.ByteType, T.ShortType, T.IntegerType, T.LongType)):
-            whole = values.map(lambda value: None if value is None else int(value))
-            frame[field.name] = whole.astype("Int64" if values.isna().any() else "int64")
+            whole = [None if value is None else int(value) for value in values]
+            frame[field.name] = pd.Series(whole, index=values.index, dtype="Int64" if None in whole else "int64")
         elif isinstance(kind, T.DecimalType):
             frame[field.name] = values.map(lambda value: None if value is None else Decimal(value))
         elif isinstance(kind, T.BooleanType):
             frame[field.name] = values.map(lambda value: value == "true" if isinstance(value, str) else value)
         elif isinstance(kind, T.TimestampType):
-            frame[field.name] = pd.to_datetime(values, utc=True, format="ISO8601")
+            frame[field.name] = _moments(values, "UTC")
         elif isinstance(kind, T.TimestampNTZType):
-            frame[field.name] = pd.to_datetime(values, format="ISO8601")
+            frame[field.name] = _moments(values, None)
         elif isinstance(kind, T.DateType):
             frame[field.name] = values.map(lambda value: None if value is None else date.fromisoformat(value))
+        elif is_exact:
+            frame[field.name] = values.map(lambda value: value if isinstance(value, str) else _nested(value, field.dataType))  # noqa: B023
     return frame

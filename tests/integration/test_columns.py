@@ -204,6 +204,12 @@ def test_names_that_are_unknown_or_contradict_each_other_are_refused(
             "its double",
             "the source has no column 'its' (double), which the model needs. Did you mean \"it's\"? If so: columns.rename={it's: its}.",
         ),
+        (
+            "`petal length` double, `petal width` double, id long",
+            "petal_length double, petal_width double",
+            "the source has no column 'petal_length' (double), which the model needs. Did you mean 'petal length'? "
+            "If so: columns.rename={petal length: petal_length, petal width: petal_width}.",
+        ),
     ],
 )
 def test_a_missing_input_is_named_with_the_nearest_column_that_is_no_input_itself(
@@ -415,8 +421,9 @@ def test_a_null_integer_is_refused_and_nothing_is_written(spark: SparkSession, c
         score(settings, spark=spark)
 
     assert str(caught.value) == (
-        "column 'n': 1 null value(s) in a batch, and the model's signature declares it an integer, which cannot be null; fill it, filter "
-        "those rows, or log the model with this input as double"
+        "column 'n': 1 null value(s) in a batch, and the model takes it as an integer, which cannot be null in pandas; fill it, filter "
+        "those rows, or make it a double: by columns.cast for a model without a signature, else by logging the model with this input as "
+        "double"
     )
     assert not Path(settings["output"]["path"]).exists()
 

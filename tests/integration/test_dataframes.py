@@ -230,6 +230,20 @@ def test_inline_values_of_every_kind_keep_what_they_are(values: list[Any], kind:
     assert made.column("a").to_pylist() == expected
 
 
+@pytest.mark.parametrize(
+    ("values", "kinds"),
+    [
+        ([None, dt.date(2026, 1, 31), dt.datetime(2026, 1, 31, 17, 30)], "dates and times without a zone"),
+        ([dt.datetime(2026, 1, 31), dt.datetime(2026, 1, 31, tzinfo=dt.timezone.utc)], "times with a zone and times without a zone"),
+    ],
+)
+def test_a_column_of_objects_that_mixes_dates_and_times_is_refused(values: list[Any], kinds: str) -> None:
+    frame = pd.DataFrame({"a": pd.Series(values, dtype=object, index=[7] * len(values))})
+
+    with pytest.raises(InputError, match=rf"^data: column 'a' mixes {kinds}; give values of one kind$"):
+        frames._from_pandas(frame)
+
+
 def test_nan_among_inline_values_stays_nan_and_none_is_null() -> None:
     made = inline_rows.table({"a": [float("nan"), None]}, None, []).column("a")
 

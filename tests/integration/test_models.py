@@ -17,7 +17,7 @@ from mlflow.models import infer_signature
 from pyspark.sql import SparkSession
 from sklearn.linear_model import LinearRegression
 
-from lakescore import LakescoreError, score
+from lakescore import LakescoreError, read, score
 from lakescore.config import ModelConfig
 from lakescore.errors import InputError, ModelError, PlatformError
 from lakescore.models.resolve import ResolvedModel, resolve
@@ -210,8 +210,37 @@ def test_a_null_in_an_integer_input_is_refused_by_name(spark: SparkSession, conf
     with pytest.raises(InputError) as error:
         score(config(model={"uri": uri}, source={"rows": rows}), spark=spark)
 
-    assert str(error.value).startswith("column 'rooms': 1 null value(s) in a batch, and the model's signature declares it an integer")
+    assert str(error.value).startswith("column 'rooms': 1 null value(s) in a batch, and the model takes it as an integer")
     assert not (tmp_path / "out").exists()
+
+
+def test_inputs_whose_names_are_numbers_are_found_and_given_as_such(spark: SparkSession, config: Make, store: str, tmp_path: Path) -> None:
+    frame = pd.DataFrame(np.arange(12.0).reshape(4, 3))
+    model = LinearRegression().fit(frame, frame.sum(axis=1))
+    with mlflow.start_run():
+        uri = mlflow.sklearn.log_model(model, name="model", signature=infer_signature(frame, model.predict(frame))).model_uri
+    frame.rename(columns=str).to_parquet(tmp_path / "rows.parquet", index=False)
+    settings = config(model={"uri": uri}, source={"path": str(tmp_path / "rows.parquet")})
+
+    for engine in ("fast", "spark_udf"):
+        result = score(settings, overrides=[f"scoring.engine={engine}", f"run.batch_id={engine}"], spark=spark)
+        found = read(result).sort_values("0")["prediction"]
+        np.testing.assert_allclose(found, frame.sum(axis=1))
+
+
+def test_predictions_by_group_go_to_their_rows(spark: SparkSession, config: Make, store: str) -> None:
+    class ByGroup(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+        def predict(self, context: Any, model_input: pd.DataFrame) -> Any:
+            return pd.concat([group["x"] * {"a": 10.0, "b": 100.0}[name] for name, group in model_input.groupby("segment")])
+
+    frame = pd.DataFrame({"segment": list("ababab"), "x": np.arange(6.0)})
+    with mlflow.start_run():
+        uri = mlflow.pyfunc.log_model(name="model", python_model=ByGroup(), signature=infer_signature(frame, frame["x"])).model_uri
+    settings = config(model={"uri": uri}, source={"rows": frame.to_dict("records")})
+
+    for engine in ("fast", "spark_udf"):
+        rows = read(score(settings, overrides=[f"scoring.engine={engine}", f"run.batch_id={engine}"], spark=spark))
+        assert dict(zip(rows["x"], rows["prediction"], strict=True)) == {0.0: 0.0, 1.0: 100.0, 2.0: 20.0, 3.0: 300.0, 4.0: 40.0, 5.0: 500.0}
 
 
 def test_the_run_is_recorded(spark: SparkSession, config: Make, store: str, linear_uri: str, diabetes_path: Path) -> None:

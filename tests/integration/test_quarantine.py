@@ -210,7 +210,7 @@ def test_values_that_do_not_parse_and_null_integers_are_quarantined_and_change_n
     assert {row["id"]: row["prediction"] for row in written.collect()} == {"a": 11, "d": large}
     bad = _table(str(result.quarantine)).set_index("id")["error_message"].to_dict()
     assert bad == {
-        "b": "column 'n' is null, and the model's signature declares it an integer",
+        "b": "column 'n' is null, and the model takes it as an integer",
         "c": "column 'x': 'thirty' is not a value of type double, which is needed",
     }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,11 @@ from pyspark.sql import SparkSession
 
 from lakescore import read, score, session
 from lakescore.cli import main
+from lakescore.config import OutputConfig
 from lakescore.errors import InputError, LakescoreError
 from lakescore.result import ScoreResult
+from lakescore.sinks import open_sink
+from lakescore.sinks.base import Batch, PublishedRows
 
 Make = Callable[..., dict[str, Any]]
 Score = Callable[..., ScoreResult]
@@ -115,6 +120,8 @@ def test_names_with_spaces_and_deleted_rows_are_read_without_spark(
     place = f"delta.`{first.location}`"
     spark.sql(f"ALTER TABLE {place} SET TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')")
     spark.sql(f"DELETE FROM {place} WHERE `patient (id)` = 3")
+    sink = open_sink(OutputConfig(path=first.location), Batch("at=1", first.run_id, date(2026, 1, 31), "skip"))
+    assert sink.rows_of(None, first.run_id) == PublishedRows(5, first.version)  # as it was then
     everything = spark.read.format("delta").load(first.location).toPandas().sort_values("patient (id)", ignore_index=True)
     monkeypatch.setattr(session, "open_session", None)
 
@@ -124,6 +131,55 @@ def test_names_with_spaces_and_deleted_rows_are_read_without_spark(
     assert (len(read(second)), len(read(second, limit=2)), len(everything)) == (9, 2, 13)
     assert by_path["prediction"].notna().all()
     pd.testing.assert_frame_equal(by_path.sort_values("patient (id)", ignore_index=True), everything, check_dtype=False)
+
+
+@pytest.mark.parametrize("output_format", ["delta", "parquet"])
+def test_a_batch_with_a_long_id_is_read(run: Score, tmp_path: Path, output_format: str) -> None:
+    """Delta's statistics have no text of more than 32 characters."""
+    where = (f"output.format={output_format}", f"output.path={tmp_path / 'out'}")
+    long = f"run.batch_id={'a' * 100}"
+    run(*where, "run.batch_id=b", "source.limit=3")
+
+    first, skipped = run(*where, long, "source.limit=5"), run(*where, long)
+
+    assert skipped.outcome == "skipped"
+    assert (len(read(first)), len(read(skipped)), len(read(first, limit=2))) == (5, 5, 2)
+    assert len(read(tmp_path / "out")) == 8
+
+
+@pytest.mark.parametrize("output_format", ["delta", "parquet", "jsonl"])
+def test_far_times_large_numbers_and_nested_ones_come_back_exactly(
+    spark: SparkSession, config: Make, linear_uri: str, diabetes: pd.DataFrame, tmp_path: Path, output_format: str
+) -> None:
+    extra = (
+        "if(id = 0, null, 1152921504606846977) large",
+        "cast(if(id = 0, null, 1234567) as int) small",
+        "timestamp'9999-12-31 00:00:00' far",
+        "named_struct('n', if(id = 0, null, 1152921504606846977), 'd', 12345678901234567890.123BD, 'x', 0.5d) nested",
+    )
+    rows = spark.createDataFrame(diabetes[:2]).selectExpr("*", *extra)
+    settings = config(model={"uri": linear_uri}, output={"path": str(tmp_path / "out"), "format": output_format})
+    kinds = ("TIMESTAMP_MICROS",) if output_format == "jsonl" else ("INT96", "TIMESTAMP_MICROS")
+    try:
+        for kind in kinds:  # INT96 is what a session writes that was not started by Lakescore
+            spark.conf.set("spark.sql.parquet.outputTimestampType", kind)
+            score(settings, overrides=[f"run.batch_id={kind}"], data=rows, spark=spark)
+    finally:
+        spark.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
+
+    found = read(tmp_path / "out").sort_values("id")
+
+    expected = {
+        "large": [None, 2**60 + 1],
+        "small": [None, 1234567],
+        "far": [pd.Timestamp(9999, 12, 31, tz="UTC").as_unit("us")] * 2,
+        "nested": [{"n": n, "d": Decimal("12345678901234567890.123"), "x": 0.5} for n in (None, 2**60 + 1)],
+    }
+    for name, values in expected.items():
+        present = [None if value is pd.NA else value for value in found[name]]
+        assert present == [value for value in values for _ in kinds], name
+    assert str(found["far"].dt.tz) == "UTC"
+    assert str(found["large"].dtype) == "Int64"
 
 
 # --- what is refused

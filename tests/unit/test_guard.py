@@ -17,7 +17,7 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeRegressor
 
-from lakescore.engine.guard import Guard, GuardError, _load_pyfunc, conform, refuse_nulls
+from lakescore.engine.guard import Guard, GuardError, _load_pyfunc, conform, in_order, refuse_nulls
 
 TEXT_NULL = (
     "null(s) among its text predictions, which mlflow.pyfunc.spark_udf would write as the text 'None'; make it return a text for every row"
@@ -92,6 +92,34 @@ def test_another_number_of_predictions_is_refused_with_both_counts(raw: Any, fou
 )
 def test_every_form_of_one_column_becomes_the_same_series(raw: Any) -> None:
     pd.testing.assert_series_equal(conform(raw, "double", 2), pd.Series([1.5, 2.5]), check_names=False)
+
+
+@pytest.mark.parametrize("wrap", [lambda raw: raw, pd.Series.to_frame, lambda raw: {"a": raw}], ids=["series", "frame", "mapping"])
+def test_predictions_in_another_order_go_to_the_rows_whose_labels_they_have(wrap: Any) -> None:
+    raw = pd.Series([0.0, 20.0, 10.0], index=[0, 2, 1], name="a")
+
+    found = conform(in_order(wrap(raw), pd.RangeIndex(3)), "double", 3)
+
+    assert found.tolist() == [0.0, 10.0, 20.0]
+
+
+@pytest.mark.parametrize(
+    "labels", [[1, 2, 3], ["b", "a", "c"], [0, 0, 1], [2.0, 1.0, 0.0], pd.to_datetime(["2026-01-03", "2026-01-02", "2026-01-01"])]
+)
+def test_labels_that_are_not_the_rows_say_nothing(labels: Any) -> None:
+    raw = pd.Series([1.0, 2.0, 3.0], index=labels)
+
+    assert in_order(raw, pd.RangeIndex(3)) is raw
+
+
+@pytest.mark.parametrize(
+    ("values", "declared", "kind"),
+    [([1.5, 2.5], "double", "float64"), ([1, 2], "long", "int64"), ([True, False], "boolean", "bool")],
+)
+def test_numbers_among_objects_are_what_they_are(values: list[Any], declared: str, kind: str) -> None:
+    found = conform(pd.Series(values, dtype=object), declared, 2)
+
+    assert (found.tolist(), str(found.dtype)) == (values, kind)
 
 
 @pytest.mark.parametrize(
@@ -494,7 +522,7 @@ def test_a_null_text_in_an_array_is_refused() -> None:
 
 def test_a_null_in_an_integer_input_is_refused_by_name_and_count() -> None:
     with pytest.raises(
-        GuardError, match=re.escape("[lakescore:input] column 'n': 2 null value(s) in a batch, and the model's signature declares")
+        GuardError, match=re.escape("[lakescore:input] column 'n': 2 null value(s) in a batch, and the model takes it as an integer")
     ):
         refuse_nulls(pd.DataFrame({"n": [1, None, None]}), ["n"])
 

@@ -139,6 +139,28 @@ def test_a_tensor_that_spark_has_no_type_for_is_refused_by_its_type(kind: str) -
     assert str(caught.value) == (f"model.uri: the signature's tensor type {kind} has no counterpart in Spark; log the model with another")
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("int8", T.IntegerType()),
+        ("uint8", T.IntegerType()),
+        ("uint16", T.IntegerType()),
+        ("uint32", T.LongType()),
+        ("float16", T.FloatType()),
+    ],
+)
+def test_small_numbers_that_a_model_returns_are_taken_wider(kind: str, expected: T.DataType) -> None:
+    assert result(TensorSpec(np.dtype(kind), (-1,))) == expected
+    assert result(TensorSpec(np.dtype(kind), (-1, 3))) == T.ArrayType(expected)
+
+
+def test_outputs_are_named_as_they_are_also_where_the_name_is_zero() -> None:
+    found = result(ColSpec("double", 1), ColSpec("double", 0))
+
+    assert isinstance(found, T.StructType)
+    assert found.names == ["1", "0"]
+
+
 def test_an_input_of_any_type_is_refused() -> None:
     with pytest.raises(ModelError) as caught:
         inputs(ColSpec(AnyType(), "a", required=False))

@@ -99,6 +99,7 @@ class Guard:
             why = _say(error) if missing in (None, error) else f"{_say(error)} ({_say(missing)})"
             raise GuardError("model", f"model.uri: the model cannot be loaded on a worker: {why}") from error
         hold(threads)
+        self._names = _names_of(self._model)
         if contract["method"]:
             self._model = _with_method(self._model, contract["method"])
 
@@ -148,6 +149,8 @@ class Guard:
         refuse_nulls(features, self._integers)
         rows = len(features)
         given: Any = features.drop(columns=self._absent) if self._absent else features
+        if self._names:
+            given = given.rename(columns=self._names)
         if self._tensor:
             given = as_tensor(given, self._tensor["shape"], self._tensor["type"])
         process = os.getpid()
@@ -162,7 +165,7 @@ class Guard:
             if os.getpid() != process:
                 os._exit(0)  # a model that forks: its child must not answer and write as a second worker
         try:
-            return conform(raw, self.result, rows)
+            return conform(in_order(raw, features.index), self.result, rows)
         except GuardError:
             raise
         except Exception as error:
@@ -170,6 +173,27 @@ class Guard:
             raise GuardError(
                 "model", f"the model returned {found}, which is no prediction of type {_name(self.result)}: {_say(error)}"
             ) from error
+
+
+def _names_of(model: Any) -> dict[str, Any]:
+    """The inputs whose names are no text, as of a frame that was made of an array: MLflow asks for them as they are."""
+    schema = model.metadata.get_input_schema() if model.metadata is not None else None
+    names = schema.input_names() if schema is not None and schema.has_input_names() else []
+    return {str(name): name for name in names if not isinstance(name, str)}
+
+
+def in_order(raw: Any, rows: pd.Index) -> Any:
+    """Predictions whose labels are those of the rows in another order, as of a model that sorts or groups them, in the rows' order.
+
+    Pandas goes by the labels too where such a Series becomes a column. Other labels say nothing of the rows, and the position counts.
+    """
+    if isinstance(raw, dict):
+        return {name: in_order(values, rows) for name, values in raw.items()}
+    if not isinstance(raw, (pd.Series, pd.DataFrame)) or len(raw) != len(rows) or raw.index.equals(rows):
+        return raw
+    labels = raw.index
+    is_theirs = pd.api.types.is_integer_dtype(labels.dtype) and labels.is_unique and labels.isin(rows).all()
+    return raw.reindex(rows) if is_theirs else raw
 
 
 def _missing_module(error: BaseException | None) -> ModuleNotFoundError | None:
@@ -241,8 +265,9 @@ def refuse_nulls(features: pd.DataFrame, integers: list[str]) -> None:
         if nulls:
             raise GuardError(
                 "input",
-                f"column {name!r}: {nulls} null value(s) in a batch, and the model's signature declares it an integer, which "
-                "cannot be null; fill it, filter those rows, or log the model with this input as double",
+                f"column {name!r}: {nulls} null value(s) in a batch, and the model takes it as an integer, which cannot be null in "
+                "pandas; fill it, filter those rows, or make it a double: by columns.cast for a model without a signature, else by logging "
+                "the model with this input as double",
             )
 
 
@@ -383,6 +408,9 @@ def _conform_scalar(values: pd.Series, declared: str, field: str) -> pd.Series:
     if declared == "string":
         return _conform_text(values, field)
     wanted = NUMPY_TYPE.get(declared)
+    if wanted is not None and values.dtype == object and len(values):
+        # Rules often fill a Series of objects; those of one kind without nulls become what they are.
+        values = values if values.isna().any() else values.infer_objects()
     if len(values) == 0 and values.dtype.kind == "O":
         return values.astype(np.dtype(wanted or "O"))
     if wanted is not None and isinstance(values.dtype, pd.api.extensions.ExtensionDtype):
@@ -557,4 +585,7 @@ def _name(declared: Any) -> str:
 
 def _say(error: BaseException) -> str:
     lines = reason(error)
+    if lines and lines[0].startswith("Failed to enforce schema of data"):
+        # Behind the data, of which MLflow prints all.
+        lines = [" ".join(lines).rpartition(". Error: ")[2]]
     return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"

@@ -30,6 +30,13 @@ from pyspark.sql import types as T
 from lakescore.errors import ModelError
 from lakescore.schema import Feature, Signature, Tensor
 
+# Of outputs: MLflow has columns of 32 and 64 bits alone, and so have its predictions on Spark.
+_WIDER: dict[str, T.DataType] = {
+    **dict.fromkeys(("int8", "uint8", "int16", "uint16"), T.IntegerType()),
+    "uint32": T.LongType(),
+    "float16": T.FloatType(),
+}
+
 
 def convert(signature: ModelSignature | None) -> Signature:
     """Convert MLflow's signature.
@@ -80,14 +87,15 @@ def _result(schema: Schema | None) -> T.DataType | None:
         return None
     if len(schema.inputs) == 1:
         return _output_type(schema.inputs[0])
-    return T.StructType([T.StructField(str(s.name or i), _output_type(s)) for i, s in enumerate(schema.inputs)])
+    names = [i if s.name is None else s.name for i, s in enumerate(schema.inputs)]
+    return T.StructType([T.StructField(str(name), _output_type(s)) for name, s in zip(names, schema.inputs, strict=True)])
 
 
 def _output_type(spec: ColSpec | TensorSpec) -> T.DataType:
     if isinstance(spec, ColSpec):
         return _column_type(spec.type)
     # Labels of text leave scikit-learn as an array of objects; the guard holds them to being text.
-    result = T.StringType() if spec.type.kind == "O" else _element(spec)
+    result = T.StringType() if spec.type.kind == "O" else _WIDER.get(spec.type.name) or _element(spec)
     for _ in spec.shape[1:]:
         result = T.ArrayType(result)
     return result
